@@ -1,0 +1,114 @@
+"""From how many instances are wanted to rows of instances: only the difference is touched."""
+
+from collections.abc import Iterable
+
+from shipway.platform import events
+from shipway.platform.errors import Unavailable
+from shipway.platform.models import App, Formation, Host, Instance, Release
+from shipway.platform.states import Desired
+from shipway.platform.store import enqueue, signal
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+PORT = 5000  # every instance has a network of its own, so all may listen on the same port
+# Types that are tasks and never run as services.
+TASK_TYPES = frozenset({"release"})
+
+
+def wanted(db: Session, app: App, release: Release) -> dict[str, int]:
+    """Instances wanted by process type of `release`: what was scaled to, else web=1 and the rest 0."""
+    scaled = dict(
+        db.execute(
+            select(Formation.process_type, Formation.quantity).where(Formation.app_id == app.id)
+        ).tuples()
+    )
+    return {
+        kind: scaled.get(kind, 1 if kind == "web" else 0)
+        for kind in release.processes
+        if kind not in TASK_TYPES
+    }
+
+
+def running(db: Session, release: Release) -> list[Instance]:
+    """The release's instances that are wanted to run, in order of number."""
+    return list(
+        db.scalars(
+            select(Instance)
+            .where(Instance.release_id == release.id, Instance.desired == Desired.RUNNING)
+            .order_by(Instance.process_type, Instance.number)
+        )
+    )
+
+
+def fill(db: Session, app: App, release: Release, now: float) -> None:
+    """Add the instances that `release` lacks and retire those it has too many of."""
+    have = running(db, release)
+    for kind, quantity in wanted(db, app, release).items():
+        mine = [instance for instance in have if instance.process_type == kind]
+        retire(db, app, mine[quantity:])
+        taken = {instance.number for instance in mine}
+        free = (number for number in range(1, quantity + 1) if number not in taken)
+        for number in list(free)[: max(0, quantity - len(mine))]:
+            _add(db, app, release, kind, number, now)
+
+
+def retire(db: Session, app: App, instances: Iterable[Instance]) -> None:
+    """Want `instances` stopped; each may go once the router has let go of it."""
+    gone = list(instances)
+    if not gone:
+        return
+    routes_changed(db, app)
+    for instance in gone:
+        instance.desired = Desired.STOPPED
+        instance.drain_generation = app.routes_wanted if instance.process_type == "web" else 0
+    poke_hosts(db, {instance.host_id for instance in gone})
+
+
+def routes_changed(db: Session, app: App) -> None:
+    """Ask the router to look at the app's routes again."""
+    app.routes_wanted = App.routes_wanted + 1  # in SQL, so that two who do so at once both count
+    db.flush()
+    db.refresh(app, ["routes_wanted"])
+    signal(db, events.ROUTES, events.app_topic(app.id))
+
+
+def poke_hosts(db: Session, host_ids: Iterable[int]) -> None:
+    """Tell hosts that what is wanted of them has changed."""
+    for name in db.scalars(select(Host.name).where(Host.id.in_(set(host_ids)))):
+        enqueue(db, f"host.{name}", "shipway.converge")
+        signal(db, events.host_topic(name))
+
+
+def _add(db: Session, app: App, release: Release, kind: str, number: int, now: float) -> None:
+    host = _place(db, now)
+    db.add(
+        Instance(
+            app_id=app.id,
+            release_id=release.id,
+            host_id=host.id,
+            process_type=kind,
+            number=number,
+            created_at=now,
+        )
+    )
+    db.flush()
+    poke_hosts(db, {host.id})
+    signal(db, events.app_topic(app.id))
+
+
+def _place(db: Session, now: float) -> Host:
+    """The live host with the fewest instances; one that is late beats none at all."""
+    load = func.count(Instance.id)
+    found = db.scalars(
+        select(Host)
+        .outerjoin(
+            Instance,
+            (Instance.host_id == Host.id) & (Instance.desired == Desired.RUNNING),
+        )
+        .group_by(Host.id)
+        .order_by((Host.alive_until < now), load, Host.id)
+        .limit(1)
+    ).first()
+    if found is None:
+        raise Unavailable("No worker host has ever reported: start one with `shipway host`.")
+    return found

@@ -1,0 +1,48 @@
+"""Releases: making the next one, and what each change of an app asks for."""
+
+from shipway.platform import events
+from shipway.platform.models import App, Build, Release, User
+from shipway.platform.store import enqueue, signal
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+DEPLOYS = "deploys"  # the queue
+
+
+def create(
+    db: Session,
+    app: App,
+    user: User,
+    now: float,
+    *,
+    description: str,
+    image: str,
+    processes: dict[str, str],
+    config: bytes | None,
+    build: Build | None = None,
+    commit: str | None = None,
+) -> Release:
+    """Add the app's next release and have it deployed."""
+    last = db.scalar(select(func.max(Release.version)).where(Release.app_id == app.id)) or 0
+    release = Release(
+        app_id=app.id,
+        version=last + 1,
+        build_id=build.id if build else None,
+        user_id=user.id,
+        description=description,
+        commit=commit,
+        image=image,
+        processes=processes,
+        config=config,
+        created_at=now,
+    )
+    db.add(release)
+    db.flush()
+    enqueue(db, DEPLOYS, "shipway.deploy", release.id)
+    signal(db, events.app_topic(app.id))
+    return release
+
+
+def current(db: Session, app: App) -> Release | None:
+    """The release that serves."""
+    return db.get(Release, app.release_id) if app.release_id else None

@@ -1,0 +1,108 @@
+"""The state machines: which moves exist. Everything else is an IllegalMove."""
+
+from enum import StrEnum
+
+from shipway.platform.errors import IllegalMove
+
+
+class BuildState(StrEnum):
+    """From a commit to an image."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    SUPERSEDED = "superseded"  # a newer push of the same app came before this one was begun
+
+
+class ReleaseState(StrEnum):
+    """From an image, a config and process types to what serves."""
+
+    PENDING = "pending"
+    DEPLOYING = "deploying"
+    LIVE = "live"
+    FAILED = "failed"
+    RETIRED = "retired"  # was live; a newer release took over
+
+
+class InstanceState(StrEnum):
+    """One running copy of a process type, as last seen by its host."""
+
+    PENDING = "pending"
+    STARTING = "starting"
+    UP = "up"
+    CRASHED = "crashed"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+
+
+class Desired(StrEnum):
+    """What an instance is wanted to do."""
+
+    RUNNING = "running"
+    STOPPED = "stopped"
+
+
+State = BuildState | ReleaseState | InstanceState
+
+MOVES: dict[State, frozenset[State]] = {
+    BuildState.QUEUED: frozenset(
+        {
+            BuildState.RUNNING,
+            BuildState.CANCELLED,
+            BuildState.SUPERSEDED,
+            BuildState.FAILED,
+        }
+    ),
+    # running -> running: a new owner takes over after the old one's lease ran out
+    BuildState.RUNNING: frozenset(
+        {
+            BuildState.RUNNING,
+            BuildState.SUCCEEDED,
+            BuildState.FAILED,
+            BuildState.CANCELLED,
+        }
+    ),
+    BuildState.SUCCEEDED: frozenset(),
+    BuildState.FAILED: frozenset(),
+    BuildState.CANCELLED: frozenset(),
+    BuildState.SUPERSEDED: frozenset(),
+    ReleaseState.PENDING: frozenset({ReleaseState.DEPLOYING, ReleaseState.FAILED}),
+    ReleaseState.DEPLOYING: frozenset(
+        {ReleaseState.DEPLOYING, ReleaseState.LIVE, ReleaseState.FAILED}
+    ),
+    ReleaseState.LIVE: frozenset({ReleaseState.RETIRED}),
+    ReleaseState.FAILED: frozenset(),
+    ReleaseState.RETIRED: frozenset(),
+    InstanceState.PENDING: frozenset({InstanceState.STARTING, InstanceState.STOPPED}),
+    InstanceState.STARTING: frozenset(
+        {
+            InstanceState.UP,
+            InstanceState.CRASHED,
+            InstanceState.STOPPING,
+            InstanceState.STOPPED,
+        }
+    ),
+    InstanceState.UP: frozenset(
+        {InstanceState.CRASHED, InstanceState.STOPPING, InstanceState.STOPPED}
+    ),
+    InstanceState.CRASHED: frozenset({InstanceState.STARTING, InstanceState.STOPPED}),
+    InstanceState.STOPPING: frozenset({InstanceState.STOPPED}),
+    InstanceState.STOPPED: frozenset(),
+}
+
+BUILD_ENDED = frozenset(
+    {
+        BuildState.SUCCEEDED,
+        BuildState.FAILED,
+        BuildState.CANCELLED,
+        BuildState.SUPERSEDED,
+    }
+)
+
+
+def check_move(thing: str, origin: State, target: State) -> None:
+    """Raise IllegalMove unless `origin` may become `target`; `thing` names it in the message."""
+    if target not in MOVES[origin]:
+        raise IllegalMove(thing, origin, target)
