@@ -88,7 +88,13 @@ class App(Base):
     created_at: Mapped[float]
     owner: Mapped[User] = relationship()
 
-    __table_args__ = {"sqlite_autoincrement": True}  # an id, and so its user ids, is never reused
+    # an id, and so its range of user ids, is never reused
+    __table_args__ = {"sqlite_autoincrement": True}
+
+    @property
+    def uid_base(self) -> int:
+        """The first of the 65,536 host user ids that the app's containers and builds run under."""
+        return (1 << 20) + self.id * 65_536
 
 
 class Access(Base):
