@@ -58,6 +58,12 @@ class Signals:
         except redis.RedisError as error:
             log.debug("signal not sent: %s", error)
 
+    def alive(self) -> bool:
+        """Whether Redis answers."""
+        with contextlib.suppress(redis.RedisError):
+            return bool(self._redis.ping())
+        return False
+
     @contextlib.contextmanager
     def listen(self, *topics: str) -> Iterator["Listener"]:
         """Listen to `topics` from now on; look into SQL after entering, then `wait`."""
