@@ -121,7 +121,7 @@ def wait_ready(settings: Settings, output: Callable[[str], None]) -> None:
     """Return once all processes do their work; say each as it comes. Raises Unavailable after 60 s."""
     store = Store(settings)
     checks: dict[str, Callable[[], bool]] = {
-        "redis": lambda: store.signals.alive(),
+        "redis": store.signals.alive,
         "web": lambda: _connects(settings.listen, settings.web_port),
         "ssh": lambda: _connects(settings.listen, settings.ssh_port),
         "router": lambda: _connects(settings.listen, settings.router_port),
