@@ -1,11 +1,12 @@
 """Builds: queueing one, asking for its end."""
 
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
 from shipway.platform import events
 from shipway.platform.models import App, Build, User
 from shipway.platform.states import BuildState
 from shipway.platform.store import enqueue, move, say, signal
-from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 BUILDS = "builds"  # the queue
 

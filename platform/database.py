@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+from sqlalchemy import inspect, text
+from sqlalchemy.exc import DatabaseError
+
 from shipway.platform.errors import ShipwayError
 from shipway.platform.settings import Settings
 from shipway.platform.store import Store
-from sqlalchemy import inspect, text
-from sqlalchemy.exc import DatabaseError
 
 HEAD = "2026_11_0001"  # the newest migration; a test holds it to the folder
 

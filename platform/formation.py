@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable
 
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
 from shipway.platform import events
 from shipway.platform.errors import Unavailable
 from shipway.platform.models import App, Formation, Host, Instance, Release
 from shipway.platform.states import Desired
 from shipway.platform.store import enqueue, signal
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session
 
 PORT = 5000  # every instance has a network of its own, so all may listen on the same port
 # Types that are tasks and never run as services.

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from shipway.platform.states import BuildState, Desired, InstanceState, ReleaseState
 from sqlalchemy import JSON, ForeignKey, LargeBinary, MetaData, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+from shipway.platform.states import BuildState, Desired, InstanceState, ReleaseState
 
 
 class Base(DeclarativeBase):

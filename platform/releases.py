@@ -1,10 +1,11 @@
 """Releases: making the next one, and what each change of an app asks for."""
 
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
 from shipway.platform import events
 from shipway.platform.models import App, Build, Release, User
 from shipway.platform.store import enqueue, signal
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session
 
 DEPLOYS = "deploys"  # the queue
 

@@ -6,11 +6,6 @@ from collections.abc import Iterator
 from typing import Any, Protocol, TypeVar
 
 import redis
-from shipway.platform import events
-from shipway.platform.errors import LeaseLost, Unavailable
-from shipway.platform.models import Build, Lease, Outbox, Output, Release
-from shipway.platform.settings import Settings
-from shipway.platform.states import State, check_move
 from sqlalchemy import (
     ColumnElement,
     Engine,
@@ -25,6 +20,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
+
+from shipway.platform import events
+from shipway.platform.errors import LeaseLost, Unavailable
+from shipway.platform.models import Build, Lease, Outbox, Output, Release
+from shipway.platform.settings import Settings
+from shipway.platform.states import State, check_move
 
 log = logging.getLogger(__name__)
 

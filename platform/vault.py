@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
 from shipway.platform.errors import ShipwayError
 from shipway.platform.files import secret_file
 from shipway.platform.settings import Settings

@@ -1,9 +1,10 @@
 """Alembic's environment: migrates the database that the settings name."""
 
 from alembic import context
+from sqlalchemy import create_engine
+
 from shipway.platform.models import Base
 from shipway.platform.settings import current
-from sqlalchemy import create_engine
 
 
 def run() -> None:
