@@ -1,0 +1,124 @@
+"""The errors of the container engine. Each message is one sentence that a person can act upon."""
+
+
+class RuntimeFailure(Exception):
+    """Base of every error the engine raises on purpose."""
+
+
+class InvalidSpec(RuntimeFailure):
+    """A container specification that the engine refuses; nothing was changed."""
+
+
+class HostUnfit(RuntimeFailure):
+    """This machine lacks something the engine needs.
+
+    `what` names the lack, `remedy` says what to do about it.
+    """
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(f"{what}: {remedy}")
+        self.what = what
+        self.remedy = remedy
+
+
+class NoSuchContainer(RuntimeFailure):
+    """No container of that id is known on this machine."""
+
+    def __init__(self, container_id: str) -> None:
+        super().__init__(f"there is no container {container_id!r}")
+        self.container_id = container_id
+
+
+class ContainerExists(RuntimeFailure):
+    """A container of that id is alive, so no other can take its id."""
+
+    def __init__(self, container_id: str) -> None:
+        super().__init__(f"container {container_id!r} is already running; remove it first")
+        self.container_id = container_id
+
+
+class ContainerLost(RuntimeFailure):
+    """The monitor of a container died, so its exit code can never be known."""
+
+    def __init__(self, container_id: str) -> None:
+        super().__init__(f"the monitor of container {container_id!r} died; remove the container")
+        self.container_id = container_id
+
+
+class StartFailed(RuntimeFailure):
+    """The container could not be started; nothing of it is left."""
+
+
+class EngineBusy(RuntimeFailure):
+    """The engine has containers, so it cannot be torn down."""
+
+
+class Cancelled(RuntimeFailure):
+    """The caller asked for the end of a foreground container; nothing of it is left."""
+
+
+class TimedOut(RuntimeFailure):
+    """A foreground container ran longer than it may; nothing of it is left."""
+
+
+class NoFreeAddress(RuntimeFailure):
+    """Every address of the subnet is leased."""
+
+
+class KernelRefused(RuntimeFailure, OSError):
+    """A system call failed; `errno` is the kernel's, the message names the call and its object."""
+
+    def __init__(self, number: int, what: str) -> None:
+        OSError.__init__(self, number, what)
+
+
+class ImageError(RuntimeFailure):
+    """Any failure of the image store."""
+
+
+class NoSuchImage(ImageError):
+    """No image has this reference or digest."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"no image named {name!r} is in the store")
+        self.name = name
+
+
+class NoSuchLayer(ImageError):
+    """No layer has this diff id."""
+
+    def __init__(self, diff_id: str) -> None:
+        super().__init__(f"layer {diff_id} is not in the store")
+        self.diff_id = diff_id
+
+
+class InvalidReference(ImageError):
+    """A reference or digest that no image can have."""
+
+
+class DamagedBlob(ImageError):
+    """A blob, or an unpacked layer, is missing or does not match its digest."""
+
+    def __init__(self, digest: str, path: object, why: str) -> None:
+        super().__init__(f"{digest} is damaged: {path} {why}")
+        self.digest = digest
+
+
+class InvalidTree(ImageError):
+    """A directory holds something that no image layer can hold."""
+
+
+class InvalidArchive(ImageError):
+    """An archive is malformed or cut short."""
+
+
+class UnsafeArchive(InvalidArchive):
+    """An archive tries to write outside its destination, to make a device, or to write twice."""
+
+
+class ArchiveTooLarge(InvalidArchive):
+    """An archive is over one of the limits given."""
+
+
+class StoreFull(ImageError):
+    """The disk of the store is full or read-only."""
