@@ -1,0 +1,127 @@
+"""Detect and build, inside the build container: `main` is what the container runs.
+
+It runs as the app's unprivileged user beside code that nobody has checked. So it decides
+nothing about the host: what it writes to RESULT_PATH is read there with suspicion.
+"""
+
+import json
+import os
+import sys
+import tempfile
+import time
+from typing import Any
+
+from shipway.buildpacks.lifecycle import building, launching
+from shipway.buildpacks.lifecycle.detect import Selected, detect
+from shipway.buildpacks.lifecycle.errors import NONE_DETECTED, LifecycleError
+from shipway.buildpacks.lifecycle.request import (
+    APP_DIR,
+    REQUEST_PATH,
+    RESULT_PATH,
+    Request,
+)
+
+PROCFILE_BUILDPACK = "shipway/procfile"
+
+
+def main() -> int:
+    """Run the request. Returns the platform API's exit code."""
+    with open(REQUEST_PATH, encoding="utf-8") as file:
+        request = Request.from_json(file.read())
+    os.chdir(APP_DIR)
+    os.umask(0o022)
+    os.makedirs(os.path.dirname(RESULT_PATH), exist_ok=True)
+    result: dict[str, Any] = {"seconds": {}}
+    code = 0
+    try:
+        with tempfile.TemporaryDirectory(prefix="lifecycle-") as scratch:
+            _run(request, scratch, result)
+    except LifecycleError as error:
+        for line in error.lines():
+            print(f" !     {line}", flush=True)
+        code = error.code
+    with open(RESULT_PATH, "w", encoding="utf-8") as file:
+        json.dump(result, file)
+    return code
+
+
+def _run(request: Request, scratch: str, result: dict[str, Any]) -> None:
+    start = time.monotonic()
+    selected = detect(request, scratch)
+    _announce(selected)
+    _require_procfile(selected)
+    detected = time.monotonic()
+    result["seconds"]["detect"] = detected - start
+    built = building.build(request, selected, scratch)
+    for layer in launching.exec_d(built):
+        print(f" !     Programs in exec.d of the layer {layer} are not run.", flush=True)
+    result["seconds"]["build"] = time.monotonic() - detected
+    result.update(_result(selected, built, request))
+
+
+def _announce(selected: Selected) -> None:
+    languages = [buildpack.language for buildpack in selected.group if buildpack.language]
+    if languages:
+        print(f"-----> {', '.join(languages)} app detected", flush=True)
+    for buildpack in selected.group:
+        if not buildpack.id.startswith("shipway/"):
+            print(f"       Buildpack {buildpack.id} {buildpack.version}", flush=True)
+
+
+def _require_procfile(selected: Selected) -> None:
+    """Say it before minutes are spent on dependencies."""
+    if any(buildpack.id == PROCFILE_BUILDPACK for buildpack in selected.group):
+        return
+    for buildpack in selected.group:
+        if buildpack.procfile:
+            raise LifecycleError(
+                f"this {buildpack.language} app has no Procfile, so nothing says how to start it",
+                NONE_DETECTED,
+                (
+                    *_near_misses(),
+                    "Add a file named Procfile to the top folder, with a line such as",
+                    f"    {buildpack.procfile}",
+                    "commit it and push again.",
+                ),
+            )
+
+
+def _near_misses() -> list[str]:
+    return [
+        f"There is a file {name!r}; the name must be exactly Procfile."
+        for name in os.listdir(APP_DIR)
+        if name != "Procfile" and name.casefold() in ("procfile", "procfile.txt")
+    ]
+
+
+def _result(selected: Selected, built: building.Built, request: Request) -> dict[str, Any]:
+    environment = launching.launch_env(built, request.launch_env)
+    return {
+        "group": [buildpack.id for buildpack in selected.group],
+        "layers": [
+            {
+                "buildpack": layer.buildpack,
+                "name": layer.name,
+                **layer.flags._asdict(),
+                "data": layer.data,
+                "has_folder": layer.has_folder,
+            }
+            for layer in built.layers
+        ],
+        "processes": [
+            {
+                **process._asdict(),
+                "buildpack": id_,
+                "env": environment.by_process.get(process.type, {}),
+            }
+            for id_, process in built.processes
+        ],
+        "labels": dict(built.labels),
+        "env": environment.common,
+        "stores": dict(built.stores),
+    }
+
+
+def run() -> None:
+    """What the container runs."""
+    sys.exit(main())
