@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from apps import flask_app
 from load import Load
+
 from support import Platform, platform
 
 
@@ -107,11 +108,11 @@ def test_the_process_is_unprivileged(shipway: Platform) -> None:
     gunicorn = [pid for pid in pids if b"gunicorn" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     assert gunicorn
     status = Path(f"/proc/{gunicorn[0]}/status").read_text()
-    assert int(re.search(r"^Uid:\s+(\d+)", status, re.M)[1]) > 1 << 20
-    assert re.search(r"^CapEff:\s+0+$", status, re.M)
-    assert re.search(r"^CapBnd:\s+0+$", status, re.M)
-    assert re.search(r"^NoNewPrivs:\s+1$", status, re.M)
-    assert re.search(r"^Seccomp:\s+2$", status, re.M)
+    assert int(re.search(r"^Uid:\s+(\d+)", status, re.MULTILINE)[1]) > 1 << 20
+    assert re.search(r"^CapEff:\s+0+$", status, re.MULTILINE)
+    assert re.search(r"^CapBnd:\s+0+$", status, re.MULTILINE)
+    assert re.search(r"^NoNewPrivs:\s+1$", status, re.MULTILINE)
+    assert re.search(r"^Seccomp:\s+2$", status, re.MULTILINE)
 
 
 def _cgroup_of(proc: Path, name: str) -> bool:
@@ -149,7 +150,7 @@ def test_one_stream_of_log(shipway: Platform) -> None:
         rf"^{stamp} shipway\[web\.1\]: State changed from starting to up$",
         rf"^{stamp} app\[api\]: Release v1 created by user admin$",
     ):
-        assert re.search(pattern, history, re.M), f"{pattern}\n{history}"
+        assert re.search(pattern, history, re.MULTILINE), f"{pattern}\n{history}"
 
 
 def test_hostile_lines_stay_text(shipway: Platform) -> None:
