@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from shipway.runtime import files
 from shipway.runtime.blobs import BlobStore, disk_errors, is_digest
@@ -58,6 +58,19 @@ class Image:
     layers: tuple[Layer, ...]
     config: ImageConfig
     size: int
+
+
+class Stores(NamedTuple):
+    """The two stores below an engine's root; `Engine` has the same two."""
+
+    images: "ImageStore"
+    layers: LayerStore
+
+    @classmethod
+    def open(cls, root: Path) -> "Stores":
+        """The stores below `root`, made if they are not there. Raises StoreFull."""
+        layers = LayerStore(root)
+        return cls(ImageStore(root, layers), layers)
 
 
 class ImageStore:
