@@ -1,0 +1,130 @@
+"""conmon: the small process beside each container that keeps its log and notes its exit."""
+
+import json
+import os
+import select
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from shipway.runtime.errors import HostUnfit, StartFailed
+from shipway.runtime.ociruntime import OciRuntime
+
+CREATE_TIMEOUT = 60.0
+CHILD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# The log driver that hands the container conmon's own output.
+PASSTHROUGH = "passthrough"
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """What one conmon is told. Paths: the OCI bundle, where pids and the exit code go, the log."""
+
+    container_id: str
+    bundle: Path
+    persist: Path
+    pid_file: Path
+    init_pid_file: Path
+    log: str
+    runtime_log: Path
+
+
+def find_conmon() -> Path:
+    """The installed conmon, or HostUnfit."""
+    path = shutil.which("conmon")
+    if path is None:
+        raise HostUnfit("conmon is not installed", "install Debian's package conmon")
+    return Path(path)
+
+
+def conmon_argv(conmon: Path, runtime: OciRuntime, monitor: Monitor) -> list[str]:
+    """The command line. Its --cid and --bundle are also how a stray monitor is recognised."""
+    runtime_arguments = [*runtime.arguments(), "--log", str(monitor.runtime_log)]
+    return [
+        str(conmon),
+        *("--api-version", "1"),
+        *("--cid", monitor.container_id),
+        *("--cuuid", monitor.container_id),
+        *("--name", monitor.container_id),
+        *("--bundle", str(monitor.bundle)),
+        *("--runtime", str(runtime.path)),
+        *(f"--runtime-arg={argument}" for argument in runtime_arguments),
+        *("--persist-dir", str(monitor.persist)),
+        *("--conmon-pidfile", str(monitor.pid_file)),
+        *("--container-pidfile", str(monitor.init_pid_file)),
+        *("--log-path", monitor.log),
+        *("--log-level", "error"),
+        "--full-attach",
+        # A power cut may cost the last lines; a disk flush at each exit would cost every stop.
+        "--no-sync-log",
+    ]
+
+
+def log_argument(path: Path | None) -> str:
+    """conmon's --log-path for a file in the k8s-file format, or for no log."""
+    return f"k8s-file:{path if path is not None else '/dev/null'}"
+
+
+def create_container(
+    argv: list[str], cwd: Path, adopt: Callable[[int], None], output: int | IO[bytes]
+) -> int:
+    """Start a conmon, which creates its container; return the pid of the container's init.
+
+    `adopt` is given conmon's pid before it does anything. Raises StartFailed with the reason.
+    """
+    start_read, start_write = os.pipe()
+    sync_read, sync_write = os.pipe()
+    try:
+        process = subprocess.Popen(
+            argv,
+            cwd=cwd,
+            env={
+                "PATH": CHILD_PATH,
+                "_OCI_STARTPIPE": str(start_read),
+                "_OCI_SYNCPIPE": str(sync_write),
+            },
+            pass_fds=(start_read, sync_write),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+        os.close(sync_write)
+        sync_write = -1
+        adopt(process.pid)
+        os.write(start_write, b"\0")
+        answer = _read_line(sync_read, CREATE_TIMEOUT)
+        process.wait(timeout=CREATE_TIMEOUT)  # it has forked the monitor proper, and ends
+        return _parse_answer(answer)
+    finally:
+        for fd in (start_read, start_write, sync_read, sync_write):
+            if fd >= 0:
+                os.close(fd)
+
+
+def _read_line(fd: int, timeout: float) -> bytes:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    line = b""
+    while not line.endswith(b"\n"):
+        if not poll.poll(timeout * 1000):
+            raise StartFailed(f"the OCI runtime did not answer within {timeout:.0f} seconds")
+        chunk = os.read(fd, 65536)
+        if not chunk:
+            break
+        line += chunk
+    return line
+
+
+def _parse_answer(line: bytes) -> int:
+    try:
+        answer = json.loads(line)
+        pid = int(answer.get("data", answer.get("pid", -1)))
+    except (ValueError, AttributeError):
+        pid, answer = -1, {}
+    if pid <= 0:
+        raise StartFailed(str(answer.get("message") or "conmon ended before the container was made"))
+    return pid

@@ -1,0 +1,231 @@
+"""One container on disk and in the kernel: where its files are, and what state it is really in."""
+
+import json
+import os
+import select
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from shipway.runtime.cgroups import Cgroups
+from shipway.runtime.errors import NoSuchContainer
+from shipway.runtime.files import atomic_write
+from shipway.runtime.ociruntime import OciRuntime
+
+State = Literal["created", "running", "stopped", "lost"]
+SIGKILL_CODE = 128 + 9
+
+
+@dataclass(frozen=True)
+class Exit:
+    """How a container ended: its code (128 + signal number if signalled), whether the kernel
+    killed it for want of memory, and when (epoch seconds)."""
+
+    code: int
+    oom: bool
+    at: float
+
+
+@dataclass(frozen=True)
+class Container:
+    """What is known of a container at one moment. Times are epoch seconds; 0.0 is "not yet".
+
+    `pid` is its init's, 0 if there is none. "lost" means that its monitor died: it may still run,
+    but nobody reads its output or will learn its exit code.
+    """
+
+    id: str
+    state: State
+    pid: int
+    ip: str
+    image: str
+    labels: Mapping[str, str]
+    created_at: float
+    started_at: float
+    exit: Exit | None
+    log_path: Path | None
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is written of a container when it is made, and never changed."""
+
+    id: str
+    image: str
+    ip: str
+    labels: Mapping[str, str]
+    created_at: float
+    log_path: str | None
+
+
+class Files:
+    """The paths of one container. Durable ones below `root`, what a reboot may take below `run`."""
+
+    def __init__(self, root: Path, run: Path, container_id: str) -> None:
+        self.id = container_id
+        self.folder = root / "containers" / container_id
+        self.record = self.folder / "container.json"
+        self.layer = self.folder / "layer"
+        self.upper = self.layer / "upper"
+        self.work = self.layer / "work"
+        self.persist = self.folder / "monitor"
+        self.exit = self.persist / "exit"
+        self.oom = self.folder / "oom"
+        self.monitor_pid = self.folder / "monitor.pid"
+        self.init_pid = self.folder / "init.pid"
+        self.started = self.folder / "started"
+        self.bundle = run / container_id
+        self.config = self.bundle / "config.json"
+        self.rootfs = self.bundle / "rootfs"
+        self.places = self.bundle / "places"
+        self.runtime_log = self.bundle / "runtime.log"
+
+    def create(self) -> None:
+        """Make the folders; there must be none yet."""
+        for folder in (self.folder, self.layer, self.upper, self.work, self.persist):
+            folder.mkdir(mode=0o700)
+        # The container's root directory takes its mode from here.
+        self.upper.chmod(0o755)
+        # The OCI runtime walks through here as the container's root, which is nobody to the host.
+        for folder in (self.bundle, self.rootfs, self.places):
+            folder.mkdir(mode=0o711)
+            folder.chmod(0o711)
+
+    def write_record(self, record: Record) -> None:
+        """Put down what the container is."""
+        atomic_write(self.record, json.dumps(asdict(record)).encode(), durable=False)
+
+    def read_record(self) -> Record:
+        """What was put down, or as much as the folder itself tells after a crash on the way."""
+        try:
+            return Record(**json.loads(self.record.read_bytes()))
+        except (OSError, ValueError, TypeError):
+            pass
+        try:
+            made = self.folder.stat().st_mtime
+        except FileNotFoundError:
+            raise NoSuchContainer(self.id) from None
+        return Record(self.id, "", "", {}, made, None)
+
+    def note_started(self) -> None:
+        """Put down that, and when, the container's program was started."""
+        atomic_write(self.started, repr(time.time()).encode(), durable=False)
+
+
+class Observer:
+    """Tells a container's state from the kernel's, conmon's and the OCI runtime's own files."""
+
+    def __init__(self, cgroups: Cgroups, runtime: OciRuntime) -> None:
+        self.cgroups = cgroups
+        self.runtime = runtime
+
+    def container(self, files: Files) -> Container:
+        """The container now. Raises NoSuchContainer."""
+        record = files.read_record()
+        pid = self.init_pid(files)
+        state = self.state(files, pid)
+        return Container(
+            id=files.id,
+            state=state,
+            pid=pid if state != "stopped" else 0,
+            ip=record.ip,
+            image=record.image,
+            labels=record.labels,
+            created_at=record.created_at,
+            started_at=self._started_at(files, state),
+            exit=self.exit(files) if state == "stopped" else None,
+            log_path=Path(record.log_path) if record.log_path else None,
+        )
+
+    def state(self, files: Files, pid: int) -> State:
+        """What the container is doing. `pid` is what `init_pid` just said."""
+        if files.exit.exists():
+            return "stopped"
+        if not self.monitor_pid(files):
+            # It may have noted the exit and ended between those two looks.
+            if files.exit.exists():
+                return "stopped"
+            return "lost" if files.monitor_pid.exists() else "created"
+        if not pid and not files.init_pid.exists():
+            return "created"
+        return "created" if self.runtime.awaits_start(files.id) else "running"
+
+    def init_pid(self, files: Files) -> int:
+        """The pid of the container's first process, 0 if it is not alive."""
+        pid = read_pid(files.init_pid)
+        return pid if pid and self.cgroups.holds(files.id, pid) else 0
+
+    def monitor_pid(self, files: Files) -> int:
+        """The pid of the container's conmon, 0 if it is not alive."""
+        pid = read_pid(files.monitor_pid)
+        return pid if pid and is_monitor(pid, files.bundle) else 0
+
+    def exit(self, files: Files) -> Exit | None:
+        """How the container ended, if its monitor has noted it."""
+        try:
+            code = int(files.exit.read_text())
+            at = files.exit.stat().st_mtime
+        except (FileNotFoundError, ValueError):
+            return None
+        return Exit(code, self._was_oom(files, code), at)
+
+    def _was_oom(self, files: Files, code: int) -> bool:
+        if files.oom.exists():
+            return True
+        found = code == SIGKILL_CODE and self.cgroups.oom_kills(files.id) > 0
+        if found:
+            files.oom.touch()  # the control group, and its count, will not outlive a reboot
+        return found
+
+    def _started_at(self, files: Files, state: State) -> float:
+        try:
+            return float(files.started.read_text())
+        except (FileNotFoundError, ValueError):
+            pass
+        if state == "created":
+            return 0.0
+        try:  # whoever started it died before noting so: it was soon after init was made
+            return files.init_pid.stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+
+
+def read_pid(path: Path) -> int:
+    """The pid in a file, 0 if there is none."""
+    try:
+        return int(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return 0
+
+
+def is_monitor(pid: int, bundle: Path) -> bool:
+    """Whether `pid` is the live conmon of the container with that bundle."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return b"--bundle" in words and os.fsencode(bundle) in words
+
+
+def find_monitors(bundle: Path) -> list[int]:
+    """Every live conmon of that bundle, by looking at all processes: for what a crash left."""
+    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    return [pid for pid in pids if is_monitor(pid, bundle)]
+
+
+def open_pidfd(pid: int) -> int | None:
+    """A pidfd, or None if there is no such process any more."""
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+
+
+def wait_for_end(fds: list[int], timeout: float | None) -> bool:
+    """Wait until one of the pidfds is readable (its process died), at most `timeout` seconds."""
+    poll = select.poll()
+    for fd in fds:
+        poll.register(fd, select.POLLIN)
+    return bool(poll.poll(None if timeout is None else max(0.0, timeout) * 1000))

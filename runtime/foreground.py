@@ -1,0 +1,68 @@
+"""Containers and commands that a caller waits for, with their output as it comes."""
+
+import os
+import select
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from shipway.runtime.errors import Cancelled, TimedOut
+
+CHUNK = 65536
+# A threading.Event cannot be waited for together with file descriptors.
+CANCEL_CHECK = 0.1
+
+Output = Callable[[bytes], None]
+
+
+@dataclass(frozen=True)
+class Patience:
+    """When to give up: if `cancelled` is set, or at `deadline` (monotonic seconds)."""
+
+    cancelled: threading.Event | None
+    deadline: float | None
+
+    def check(self) -> None:
+        """Raise Cancelled or TimedOut if it is time to."""
+        if self.cancelled is not None and self.cancelled.is_set():
+            raise Cancelled("cancelled")
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            raise TimedOut("it ran longer than it may")
+
+    def wait(self) -> float | None:
+        """Milliseconds until the next check is due; None if never."""
+        if self.cancelled is not None:
+            return CANCEL_CHECK * 1000
+        if self.deadline is not None:
+            return max(0.0, self.deadline - time.monotonic()) * 1000
+        return None
+
+
+def pump(source: int, end: int, output: Output, patience: Patience) -> None:
+    """Hand on what comes from `source` until it closes, or the process of pidfd `end` is dead.
+
+    What a dead process had written before is handed on too.
+    """
+    os.set_blocking(source, False)
+    poll = select.poll()
+    poll.register(source, select.POLLIN)
+    poll.register(end, select.POLLIN)
+    while True:
+        patience.check()
+        ready = {fd for fd, _ in poll.poll(patience.wait())}
+        if source in ready and not _forward(source, output):
+            return
+        if end in ready and source not in ready:
+            return
+
+
+def _forward(source: int, output: Output) -> bool:
+    """Hand on one chunk; false at the end of the stream."""
+    try:
+        chunk = os.read(source, CHUNK)
+    except BlockingIOError:
+        return True
+    if chunk:
+        output(chunk)
+    return bool(chunk)

@@ -1,0 +1,42 @@
+"""What the machine must have before a container can run on it."""
+
+import os
+import platform
+import re
+import shutil
+from pathlib import Path
+
+from shipway.runtime.errors import HostUnfit
+
+# The first kernel whose overlay takes id-mapped layers.
+OLDEST_KERNEL = (5, 19)
+TOOLS = {"nft": "nftables", "conmon": "conmon", "unshare": "util-linux"}
+
+
+def check_host() -> None:
+    """Raise HostUnfit for the first thing that is missing."""
+    if os.geteuid() != 0:
+        raise HostUnfit("the container engine needs root", "run as root")
+    if kernel_version() < OLDEST_KERNEL:
+        raise HostUnfit(
+            f"the kernel {platform.release()} is too old", "5.19 or later is needed; upgrade it"
+        )
+    for tool, package in TOOLS.items():
+        if shutil.which(tool) is None:
+            raise HostUnfit(f"{tool} is not installed", f"install Debian's package {package}")
+
+
+def kernel_version(release: str | None = None) -> tuple[int, int]:
+    """The running kernel's first two numbers."""
+    match = re.match(r"(\d+)\.(\d+)", release or platform.release())
+    return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
+def check_reachable(folder: Path) -> None:
+    """Raise HostUnfit unless a container's root, nobody to the host, may walk to the folder."""
+    for part in (folder, *folder.parents):
+        if not part.stat().st_mode & 0o001:
+            raise HostUnfit(
+                f"the folder {part} is closed to others, so no container can start in {folder}",
+                f"run chmod o+x {part}, or choose another run folder",
+            )

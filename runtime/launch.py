@@ -1,0 +1,194 @@
+"""One start of a container, step by step.
+
+Whatever is made here can be found again from the container's id alone, so a caller that is killed
+between any two steps leaves only what `removal.remove` clears.
+"""
+
+import json
+import resource
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from shipway.runtime import conmon, mounts, oci
+from shipway.runtime.addresses import AddressPool
+from shipway.runtime.cgroups import Cgroups
+from shipway.runtime.commands import run_command
+from shipway.runtime.containers import Files, Record
+from shipway.runtime.errors import InvalidSpec, StartFailed
+from shipway.runtime.network import Network
+from shipway.runtime.ociruntime import OciRuntime
+from shipway.runtime.spec import ContainerSpec
+from shipway.runtime.userns import UserNamespace, user_namespace
+
+LONGEST_SOCKET_PATH = 107
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What a start works with."""
+
+    runtime: OciRuntime
+    conmon: Path
+    cgroups: Cgroups
+    network: Network
+    pool: AddressPool
+
+
+@dataclass(frozen=True)
+class Root:
+    """An image's layer directories, topmost first, and its environment."""
+
+    layers: Sequence[Path]
+    env: Mapping[str, str]
+
+
+def launch(
+    tools: Tools, files: Files, spec: ContainerSpec, root: Root, output: int | IO[bytes] | None
+) -> None:
+    """Create and start the container. With `output` its stdout and stderr go there, unlogged."""
+    check_paths(files, spec)
+    files.create()
+    address = tools.pool.lease(spec.id) if spec.network else None
+    log_path = str(spec.log_path) if spec.log_path else None
+    ip = str(address) if address else ""
+    files.write_record(Record(spec.id, spec.image, ip, dict(spec.labels), time.time(), log_path))
+    write_etc(files.upper, spec, ip, tools.network.resolver().resolv_conf())
+    write_config(tools, files, spec, root.env)
+    pid = create(tools, files, spec, root.layers, output)
+    if address is not None:
+        tools.network.attach(address, pid)
+    start(tools, files)
+
+
+def check_paths(files: Files, spec: ContainerSpec) -> None:
+    """Refuse early what conmon could only fail at later."""
+    if len(str(files.bundle / "attach")) > LONGEST_SOCKET_PATH:
+        raise InvalidSpec(f"container id {spec.id!r} is too long for the folder {files.bundle.parent}")
+    for mount in spec.mounts:
+        if mount.kind == "bind" and not Path(mount.source).exists():
+            raise InvalidSpec(f"mount source {mount.source} does not exist")
+    if spec.log_path is not None and not spec.log_path.parent.is_dir():
+        raise InvalidSpec(f"the folder of log_path {spec.log_path} does not exist")
+
+
+def write_etc(upper: Path, spec: ContainerSpec, ip: str, resolv_conf: str) -> None:
+    """Write the files every container gets of its own into its writable layer: no mount needed."""
+    etc = upper / "etc"
+    etc.mkdir()
+    etc.chmod(0o755)
+    hostname = spec.hostname or oci.hostname_for(spec.id)
+    own = f"{ip or '127.0.1.1'}\t{hostname}\n"
+    _write(etc / "hosts", f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n{own}")
+    _write(etc / "hostname", f"{hostname}\n")
+    _write(etc / "resolv.conf", resolv_conf if spec.network else "")
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o644)
+
+
+def write_config(tools: Tools, files: Files, spec: ContainerSpec, env: Mapping[str, str]) -> None:
+    """Write the OCI bundle's config.json."""
+    host = oci.Host(
+        rootfs=files.rootfs,
+        cgroup=tools.cgroups.container_path(spec.id),
+        nofile=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
+    )
+    document = oci.config(spec, host, places(files, spec), env)
+    files.config.write_text(json.dumps(document))
+    files.config.chmod(0o600)
+
+
+def places(files: Files, spec: ContainerSpec) -> list[oci.Place]:
+    """Where the engine mounts the container's overlays and binds before the runtime moves them."""
+    found = [
+        oci.Place(files.places / f"overlay{number}", overlay.target, readonly=False)
+        for number, overlay in enumerate(spec.overlays)
+    ]
+    found += [
+        oci.Place(files.places / f"bind{number}", mount.target, mount.readonly)
+        for number, mount in enumerate(spec.mounts)
+        if mount.kind == "bind"
+    ]
+    return found
+
+
+def create(
+    tools: Tools,
+    files: Files,
+    spec: ContainerSpec,
+    layers: Sequence[Path],
+    output: int | IO[bytes] | None,
+) -> int:
+    """Mount everything and have conmon create the container; returns init's pid."""
+    namespace = user_namespace(spec.ids)
+    log = conmon.log_argument(spec.log_path) if output is None else conmon.PASSTHROUGH
+    monitor = conmon.Monitor(
+        container_id=spec.id,
+        bundle=files.bundle,
+        persist=files.persist,
+        pid_file=files.monitor_pid,
+        init_pid_file=files.init_pid,
+        log=log,
+        runtime_log=files.runtime_log,
+    )
+    argv = conmon.conmon_argv(tools.conmon, tools.runtime, monitor)
+
+    def mount_and_create() -> int:
+        mount_all(files, spec, layers, namespace)
+        return conmon.create_container(argv, files.bundle, tools.cgroups.adopt_monitor, output)
+
+    try:
+        return mounts.in_own_mount_namespace(mount_and_create)
+    except StartFailed as error:
+        reason = last_error(files.runtime_log) or str(error)
+        raise StartFailed(f"container {spec.id} could not be created: {reason}") from error
+
+
+def mount_all(
+    files: Files, spec: ContainerSpec, layers: Sequence[Path], namespace: UserNamespace
+) -> None:
+    """Mount the root file system, then the container's overlays and binds at their places."""
+    scratch = files.bundle / "scratch"
+    scratch.mkdir()
+    mounts.mount_overlay(
+        files.rootfs, layers, files.upper, files.work, scratch, namespace.fd, volatile=True
+    )
+    for number, overlay in enumerate(spec.overlays):
+        scratch = files.bundle / f"scratch{number}"
+        scratch.mkdir()
+        place = files.places / f"overlay{number}"
+        place.mkdir()
+        mounts.mount_overlay(
+            place, overlay.lower, overlay.upper, overlay.work, scratch, namespace.fd
+        )
+    for number, mount in enumerate(spec.mounts):
+        if mount.kind == "bind":
+            place = files.places / f"bind{number}"
+            if Path(mount.source).is_dir():
+                place.mkdir()
+            else:
+                place.touch()
+            mounts.bind_idmapped(mount.source, place, namespace.fd, mount.readonly)
+
+
+def start(tools: Tools, files: Files) -> None:
+    """Let the created container's program run."""
+    result = run_command(tools.runtime.start(files.id))
+    # A program that ends at once can make the runtime's start fail although all went well.
+    if result.returncode != 0 and not files.exit.exists():
+        raise StartFailed(f"container {files.id} could not be started: {result.stderr.strip()}")
+    files.note_started()
+
+
+def last_error(log: Path) -> str:
+    """The last line that the OCI runtime wrote to its log, without its time stamp."""
+    try:
+        lines = log.read_text(errors="replace").strip().splitlines()
+    except FileNotFoundError:
+        return ""
+    return lines[-1].partition(": ")[2] or lines[-1] if lines else ""

@@ -1,0 +1,95 @@
+"""The mounts of a container: layers seen through its ids, and the overlay above them.
+
+All of it is done in a mount namespace that only the container's monitor keeps alive, so the kernel
+takes every mount away when the monitor ends, however that comes about.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TypeVar
+
+from shipway.runtime import syscalls
+from shipway.runtime.syscalls import MOUNT_ATTR_IDMAP, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOSUID
+
+Result = TypeVar("Result")
+
+# Explicit, because distributions choose other defaults, and a layer made from an upper directory
+# must not hold redirects or metadata-only copies.
+OVERLAY_OPTIONS = "index=off,metacopy=off,redirect_dir=off,xino=off"
+
+
+def in_own_mount_namespace(work: Callable[[], Result]) -> Result:
+    """Run `work` in a thread with a mount namespace of its own.
+
+    Processes that `work` starts stay in it. What the host unmounts later is unmounted there too.
+    """
+    results: list[Result] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            syscalls.unshare(syscalls.CLONE_NEWNS)
+            syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_SLAVE)
+            results.append(work())
+        except BaseException as error:  # handed to the caller's thread
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+def bind_idmapped(source: Path | str, target: Path, user_namespace: int, readonly: bool) -> None:
+    """Mount a directory or file at `target`: the ids on its disk are the namespace's own ids."""
+    fd = syscalls.clone_mount(str(source))
+    try:
+        attributes = MOUNT_ATTR_IDMAP | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
+        if readonly:
+            attributes |= syscalls.MOUNT_ATTR_RDONLY
+        syscalls.set_mount_attributes(fd, attributes, user_namespace, str(source))
+        syscalls.attach_mount(fd, str(target))
+    finally:
+        os.close(fd)
+
+
+def mount_overlay(
+    target: Path,
+    lower: Sequence[Path],
+    upper: Path,
+    work: Path,
+    scratch: Path,
+    user_namespace: int,
+    volatile: bool = False,
+) -> None:
+    """Mount an overlay at `target`, its layers (topmost first) and its upper seen through the ids.
+
+    `upper` and `work` are two folders of one directory. `scratch` is an empty directory for the
+    places of the layers. `volatile` spares the disk for content that no crash need preserve.
+    """
+    places = [scratch / str(number) for number in range(len(lower))]
+    for place, layer in zip(places, lower, strict=True):
+        place.mkdir()
+        bind_idmapped(layer, place, user_namespace, readonly=True)
+    writable = scratch / "w"
+    writable.mkdir()
+    bind_idmapped(upper.parent, writable, user_namespace, readonly=False)
+    with ExitStack() as stack:
+        fd = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        stack.callback(os.close, fd)
+        # The options must fit in one page: short names allow for more than 100 layers. They are
+        # resolved in this thread, whose /proc/thread-self is not the process's /proc/self.
+        here = f"/proc/thread-self/fd/{fd}"
+        layers = ":".join(f"{here}/{place.name}" for place in places)
+        data = (
+            f"lowerdir={layers},upperdir={here}/w/{upper.name},workdir={here}/w/{work.name},"
+            f"{OVERLAY_OPTIONS}{',volatile' if volatile else ''}"
+        )
+        syscalls.mount("overlay", str(target), "overlay", 0, data)
+    for place in [*places, writable]:
+        syscalls.umount(str(place))

@@ -1,0 +1,167 @@
+"""As much rtnetlink as one bridge and its veth pairs need: no process is started for a network.
+
+Every function takes the socket of the network namespace it acts in, and raises KernelRefused.
+"""
+
+import os
+import socket
+import struct
+import threading
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv4Interface
+
+from shipway.runtime import syscalls
+from shipway.runtime.errors import KernelRefused
+
+_NLMSG_ERROR = 2
+_REQUEST, _ACK = 0x1, 0x4
+_CREATE, _EXCL = 0x400, 0x200
+_NEWLINK, _DELLINK, _GETLINK, _SETLINK, _NEWADDR, _NEWROUTE = 16, 17, 18, 19, 20, 24
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_PROTINFO = 1, 3, 4, 10, 12
+_IFLA_LINKINFO, _IFLA_AF_SPEC, _IFLA_NET_NS_FD = 18, 26, 28
+_INFO_KIND, _INFO_DATA, _VETH_PEER = 1, 2, 1
+_INET6_ADDR_GEN_MODE, _ADDR_GEN_NONE = 8, 1
+_BRPORT_ISOLATED = 33
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST = 1, 2, 4
+_RTA_GATEWAY = 5
+_NESTED = 0x8000
+_IFF_UP = 1
+_AF_BRIDGE = 7
+_TABLE_MAIN, _PROTO_STATIC, _TYPE_UNICAST = 254, 4, 1
+
+
+def open_socket() -> socket.socket:
+    """A netlink socket in the caller's network namespace."""
+    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+
+
+def open_socket_in(namespace: int) -> socket.socket:
+    """A netlink socket in the network namespace that the file descriptor stands for.
+
+    A socket belongs for life to the namespace it was made in, so a thread goes there to make it.
+    """
+    made: list[socket.socket] = []
+    failed: list[OSError] = []
+
+    def make() -> None:
+        try:
+            syscalls.setns(namespace, syscalls.CLONE_NEWNET)
+            made.append(open_socket())
+        except OSError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=make)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return made[0]
+
+
+def create_bridge(sock: socket.socket, name: str, mac: bytes, mtu: int) -> None:
+    """Make a bridge; raises FileExistsError's errno (EEXIST) if the name is taken."""
+    attributes = [
+        _string(_IFLA_IFNAME, name),
+        _attribute(_IFLA_ADDRESS, mac),
+        _attribute(_IFLA_MTU, struct.pack("=I", mtu)),
+        _nested(_IFLA_LINKINFO, [_string(_INFO_KIND, "bridge")]),
+    ]
+    _request(sock, _NEWLINK, _CREATE | _EXCL, _link() + b"".join(attributes), f"bridge {name}")
+
+
+def create_veth(
+    sock: socket.socket, name: str, bridge: str, peer: str, peer_mac: bytes, namespace: int, mtu: int
+) -> None:
+    """Make `name` as a port of the bridge, its other end `peer` in another network namespace."""
+    mtu_attribute = _attribute(_IFLA_MTU, struct.pack("=I", mtu))
+    peer_attributes = [
+        _string(_IFLA_IFNAME, peer),
+        _attribute(_IFLA_ADDRESS, peer_mac),
+        mtu_attribute,
+        _attribute(_IFLA_NET_NS_FD, struct.pack("=I", namespace)),
+    ]
+    peer_data = _attribute(_VETH_PEER | _NESTED, _link() + b"".join(peer_attributes))
+    attributes = [
+        _string(_IFLA_IFNAME, name),
+        mtu_attribute,
+        _attribute(_IFLA_MASTER, struct.pack("=I", socket.if_nametoindex(bridge))),
+        _nested(_IFLA_LINKINFO, [_string(_INFO_KIND, "veth"), _nested(_INFO_DATA, [peer_data])]),
+    ]
+    _request(sock, _NEWLINK, _CREATE | _EXCL, _link() + b"".join(attributes), f"veth {name}")
+
+
+def isolate_port(sock: socket.socket, name: str) -> None:
+    """Forbid a bridge port to talk with the other isolated ports of its bridge."""
+    isolated = _nested(_IFLA_PROTINFO, [_attribute(_BRPORT_ISOLATED, b"\x01")])
+    body = _link(family=_AF_BRIDGE, index=socket.if_nametoindex(name)) + isolated
+    _request(sock, _SETLINK, 0, body, f"isolate {name}")
+
+
+def set_up(sock: socket.socket, name: str, ipv6: bool = True) -> None:
+    """Bring an interface up; without `ipv6` it gets no link-local address of that kind."""
+    body = _link(flags=_IFF_UP, change=_IFF_UP) + _string(_IFLA_IFNAME, name)
+    if not ipv6:
+        mode = _attribute(_INET6_ADDR_GEN_MODE, bytes([_ADDR_GEN_NONE]))
+        body += _nested(_IFLA_AF_SPEC, [_nested(socket.AF_INET6, [mode])])
+    _request(sock, _NEWLINK, 0, body, f"bring up {name}")
+
+
+def index_of(sock: socket.socket, name: str) -> int:
+    """The interface's index in the socket's namespace."""
+    reply = _request(sock, _GETLINK, 0, _link() + _string(_IFLA_IFNAME, name), f"look up {name}")
+    index: int = struct.unpack_from("=i", reply, 4)[0]
+    return index
+
+
+def add_address(sock: socket.socket, index: int, address: IPv4Interface) -> None:
+    """Give an interface an address, with the broadcast address of its network."""
+    body = struct.pack("=BBBBi", socket.AF_INET, address.network.prefixlen, 0, 0, index)
+    body += _attribute(_IFA_LOCAL, address.ip.packed) + _attribute(_IFA_ADDRESS, address.ip.packed)
+    body += _attribute(_IFA_BROADCAST, address.network.broadcast_address.packed)
+    _request(sock, _NEWADDR, _CREATE | _EXCL, body, f"address {address}")
+
+
+def add_default_route(sock: socket.socket, gateway: IPv4Address) -> None:
+    """Send what is for nowhere else to the gateway."""
+    head = struct.pack(
+        "=BBBBBBBBI", socket.AF_INET, 0, 0, 0, _TABLE_MAIN, _PROTO_STATIC, 0, _TYPE_UNICAST, 0
+    )
+    body = head + _attribute(_RTA_GATEWAY, gateway.packed)
+    _request(sock, _NEWROUTE, _CREATE | _EXCL, body, f"default route via {gateway}")
+
+
+def delete_link(sock: socket.socket, name: str) -> None:
+    """Delete an interface (and a veth's other end); errno ENODEV if there is none."""
+    _request(sock, _DELLINK, 0, _link() + _string(_IFLA_IFNAME, name), f"delete {name}")
+
+
+def _link(family: int = 0, index: int = 0, flags: int = 0, change: int = 0) -> bytes:
+    return struct.pack("=BxHiII", family, 0, index, flags, change)
+
+
+def _attribute(kind: int, value: bytes) -> bytes:
+    length = 4 + len(value)
+    return struct.pack("=HH", length, kind) + value + b"\0" * (-length % 4)
+
+
+def _string(kind: int, value: str) -> bytes:
+    return _attribute(kind, value.encode() + b"\0")
+
+
+def _nested(kind: int, attributes: Iterable[bytes]) -> bytes:
+    return _attribute(kind | _NESTED, b"".join(attributes))
+
+
+def _request(sock: socket.socket, kind: int, flags: int, body: bytes, what: str) -> bytes:
+    """Send one request; return the body of its answer ("" for a plain acknowledgement)."""
+    wants_ack = 0 if kind == _GETLINK else _ACK
+    head = struct.pack("=IHHII", 16 + len(body), kind, flags | _REQUEST | wants_ack, 1, 0)
+    sock.send(head + body)
+    answer = sock.recv(65536)
+    length, answer_kind = struct.unpack_from("=IH", answer)
+    if answer_kind != _NLMSG_ERROR:
+        return answer[16:length]
+    number = -struct.unpack_from("=i", answer, 16)[0]
+    if number:
+        raise KernelRefused(number, f"{what}: {os.strerror(number)}")
+    return b""

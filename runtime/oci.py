@@ -1,0 +1,191 @@
+"""A container's specification as the `config.json` of the OCI runtime specification. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shipway.runtime import seccomp
+from shipway.runtime.spec import ContainerSpec, Limits, Mount
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+CPU_PERIOD_USEC = 100_000
+SHM_BYTES = 64 * 1024 * 1024
+TMP_BYTES = 256 * 1024 * 1024
+DEFAULT_NOFILE = 65536
+
+# Docker's lists. A file that this kernel does not have is left out by the runtime.
+MASKED_PATHS = (
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+)
+READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+
+# Character devices that every program expects: (major, minor).
+DEVICES = ((1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 2))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Something the engine has mounted at `source`, to be bound at `target` in the container."""
+
+    source: Path
+    target: str
+    readonly: bool
+
+
+@dataclass(frozen=True)
+class Host:
+    """What the configuration takes from the machine: paths and its hard limit of open files."""
+
+    rootfs: Path
+    cgroup: str
+    nofile: int
+    cgroup_mount: bool = True
+
+
+def config(
+    spec: ContainerSpec, host: Host, places: Sequence[Place], image_env: Mapping[str, str]
+) -> dict[str, Any]:
+    """The document for `spec`. `places` are its binds and overlays, already id-mapped."""
+    return {
+        "ociVersion": "1.0.2",
+        "root": {"path": str(host.rootfs), "readonly": spec.readonly_root},
+        "hostname": spec.hostname or hostname_for(spec.id),
+        "process": process(spec, spec.args, {**image_env, **spec.env}, host.nofile),
+        "mounts": [
+            *_system_mounts(spec, host),
+            *(_bind(place) for place in places),
+            *(_tmpfs(mount) for mount in spec.mounts if mount.kind == "tmpfs"),
+        ],
+        "linux": _linux(spec, host),
+    }
+
+
+def hostname_for(container_id: str) -> str:
+    """A host name for a container that asks for none."""
+    return container_id.replace(".", "-").strip("-")
+
+
+def process(
+    spec: ContainerSpec, args: Sequence[str], env: Mapping[str, str], nofile: int
+) -> dict[str, Any]:
+    """The OCI `process` object of the container's first process."""
+    capabilities = sorted(spec.capabilities)
+    held = ["bounding", "effective", "permitted"]
+    if spec.uid != 0:
+        # Without these, a program run by an unprivileged user loses what was granted.
+        held += ["inheritable", "ambient"]
+    return {
+        "terminal": False,
+        "user": {"uid": spec.uid, "gid": spec.gid},
+        "args": list(args),
+        "env": environment(env),
+        "cwd": spec.cwd,
+        "capabilities": {name: capabilities for name in held},
+        "rlimits": [
+            _rlimit("RLIMIT_NOFILE", min(spec.limits.nofile or DEFAULT_NOFILE, nofile)),
+            _rlimit("RLIMIT_CORE", 0),
+        ],
+        "noNewPrivileges": True,
+    }
+
+
+def environment(env: Mapping[str, str]) -> list[str]:
+    """NAME=value lines; PATH always among them."""
+    return [f"{name}={value}" for name, value in {"PATH": DEFAULT_PATH, **env}.items()]
+
+
+def _rlimit(name: str, value: int) -> dict[str, Any]:
+    return {"type": name, "hard": value, "soft": value}
+
+
+def _system_mounts(spec: ContainerSpec, host: Host) -> list[dict[str, Any]]:
+    safe = ["nosuid", "noexec", "nodev"]
+    mounts = [
+        _mount("proc", "proc", "/proc", safe),
+        _mount("tmpfs", "tmpfs", "/dev", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        _mount(
+            "devpts",
+            "devpts",
+            "/dev/pts",
+            ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        ),
+        _mount("tmpfs", "shm", "/dev/shm", [*safe, "mode=1777", f"size={SHM_BYTES}"]),
+        _mount("sysfs", "sysfs", "/sys", [*safe, "ro"]),
+    ]
+    if host.cgroup_mount:
+        # Language runtimes size their heaps and pools by the limits they read here.
+        mounts.append(_mount("cgroup", "cgroup", "/sys/fs/cgroup", [*safe, "relatime", "ro"]))
+    if spec.readonly_root and not any(mount.target == "/tmp" for mount in spec.mounts):
+        options = ["nosuid", "nodev", "mode=1777", f"size={TMP_BYTES}"]
+        mounts.append(_mount("tmpfs", "tmpfs", "/tmp", options))
+    return mounts
+
+
+def _mount(kind: str, source: str, target: str, options: Sequence[str]) -> dict[str, Any]:
+    return {"destination": target, "type": kind, "source": source, "options": list(options)}
+
+
+def _bind(place: Place) -> dict[str, Any]:
+    options = ["bind", "nosuid", "nodev", "ro" if place.readonly else "rw"]
+    return _mount("bind", str(place.source), place.target, options)
+
+
+def _tmpfs(mount: Mount) -> dict[str, Any]:
+    options = ["nosuid", "nodev", *(["ro"] if mount.readonly else []), *mount.options]
+    return _mount("tmpfs", "tmpfs", mount.target, options)
+
+
+def _linux(spec: ContainerSpec, host: Host) -> dict[str, Any]:
+    mapping = [{"containerID": 0, "hostID": spec.ids.base, "size": spec.ids.size}]
+    kinds = ["pid", "network", "ipc", "uts", "mount", "user", "cgroup"]
+    return {
+        "namespaces": [{"type": kind} for kind in kinds],
+        "uidMappings": mapping,
+        "gidMappings": mapping,
+        "cgroupsPath": host.cgroup,
+        "resources": resources(spec.limits),
+        "sysctl": {
+            "net.ipv4.ip_unprivileged_port_start": "0",
+            "net.ipv6.conf.all.disable_ipv6": "1",
+            "net.ipv6.conf.default.disable_ipv6": "1",
+        },
+        "seccomp": seccomp.profile(),
+        "maskedPaths": list(MASKED_PATHS),
+        "readonlyPaths": list(READONLY_PATHS),
+    }
+
+
+def resources(limits: Limits) -> dict[str, Any]:
+    """Limits as the OCI `linux.resources` object; swap counts within the memory limit."""
+    found: dict[str, Any] = {"devices": _device_rules()}
+    if limits.memory is not None:
+        found["memory"] = {"limit": limits.memory, "swap": limits.memory}
+    if limits.pids is not None:
+        found["pids"] = {"limit": limits.pids}
+    cpu: dict[str, int] = {}
+    if limits.cpu_shares is not None:
+        cpu["shares"] = limits.cpu_shares
+    if limits.cpus is not None:
+        cpu |= {"quota": round(limits.cpus * CPU_PERIOD_USEC), "period": CPU_PERIOD_USEC}
+    return found | ({"cpu": cpu} if cpu else {})
+
+
+def _device_rules() -> list[dict[str, Any]]:
+    allowed = [
+        {"allow": True, "type": "c", "major": major, "minor": minor, "access": "rw"}
+        for major, minor in DEVICES
+    ]
+    terminals = {"allow": True, "type": "c", "major": 136, "access": "rw"}
+    return [{"allow": False, "access": "rwm"}, *allowed, terminals]

@@ -1,0 +1,70 @@
+"""crun or runc: which one this host can use, and the argument lists of its commands."""
+
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from shipway.runtime import cgroups
+from shipway.runtime.errors import HostUnfit
+
+COMMAND_TIMEOUT = 30.0
+CRUN_REMEDY = "mount the controllers left in cgroup v2 as v1, or use runc"
+INSTALL_REMEDY = "install Debian's package crun or runc"
+
+
+@dataclass(frozen=True)
+class OciRuntime:
+    """One installed OCI runtime, keeping its own state below `root`."""
+
+    name: str
+    path: Path
+    version: str
+    root: Path
+
+    def arguments(self) -> list[str]:
+        """The options that stand before every command."""
+        return ["--root", str(self.root)]
+
+    def start(self, container_id: str) -> list[str]:
+        """argv that lets a created container go on."""
+        return [str(self.path), *self.arguments(), "start", container_id]
+
+    def delete(self, container_id: str) -> list[str]:
+        """argv that deletes a container, killing it if need be."""
+        return [str(self.path), *self.arguments(), "delete", "--force", container_id]
+
+    def execute(self, container_id: str, process: Path) -> list[str]:
+        """argv that runs one more process, described in a file, in a container."""
+        options = ["--process", str(process)]
+        return [str(self.path), *self.arguments(), "exec", *options, container_id]
+
+    def state_folder(self, container_id: str) -> Path:
+        """Where the runtime keeps what it knows of a container."""
+        return self.root / container_id
+
+    def awaits_start(self, container_id: str) -> bool:
+        """Whether the container is created and its program not yet started."""
+        return (self.state_folder(container_id) / "exec.fifo").exists()
+
+
+def find_runtime(wanted: str, root: Path) -> OciRuntime:
+    """The runtime to use. `wanted` is "crun", "runc" or "auto": crun if it can run here."""
+    if wanted not in ("auto", "crun", "runc"):
+        raise HostUnfit(f"the runtime {wanted!r} is not known", "choose auto, crun or runc")
+    if wanted != "runc" and shutil.which("crun"):
+        if cgroups.mount_leftovers(cgroups.read_hierarchies()):
+            return _installed("crun", root)
+        if wanted == "crun":
+            raise HostUnfit("crun refuses this host's mixture of cgroup v1 and v2", CRUN_REMEDY)
+    return _installed("crun" if wanted == "crun" else "runc", root)
+
+
+def _installed(name: str, root: Path) -> OciRuntime:
+    path = shutil.which(name)
+    if path is None:
+        raise HostUnfit(f"{name} is not installed", INSTALL_REMEDY)
+    result = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10)
+    match = re.search(r"version (\S+)", result.stdout)
+    return OciRuntime(name, Path(path), match[1] if match else "unknown", root / name)

@@ -1,0 +1,74 @@
+"""Taking a container away, in whatever state it is and whatever of it is missing."""
+
+import os
+import shutil
+import signal
+import time
+
+from shipway.runtime.commands import run_command
+from shipway.runtime.containers import Files, find_monitors, open_pidfd, wait_for_end
+from shipway.runtime.errors import RuntimeFailure
+from shipway.runtime.launch import Tools
+
+MONITOR_TIMEOUT = 10.0
+
+
+def remove(tools: Tools, files: Files) -> None:
+    """Kill what runs and delete what is left, except the log. Idempotent."""
+    kill_processes(tools, files)
+    for address, owner in tools.pool.leases().items():
+        if owner == files.id:
+            tools.network.detach(address)
+    if tools.runtime.state_folder(files.id).exists():
+        run_command(tools.runtime.delete(files.id))
+        shutil.rmtree(tools.runtime.state_folder(files.id), ignore_errors=True)
+    tools.cgroups.remove(files.id)
+    for folder in (files.bundle, files.folder):
+        delete_tree(folder)
+    # Last: while the address is leased nobody else can meet what is left of its port.
+    tools.pool.release(files.id)
+
+
+def kill_processes(tools: Tools, files: Files) -> None:
+    """End the container's processes and its monitor, and see that they are gone."""
+    # A monitor notes the exit and ends by itself, unless it was still at creating.
+    patience = MONITOR_TIMEOUT if files.init_pid.exists() else 0.0
+    while True:
+        tools.cgroups.kill_all(files.id)
+        monitors = find_monitors(files.bundle)
+        if not monitors:
+            return
+        for pid in monitors:
+            end_monitor(pid, patience)
+        patience = 0.0
+
+
+def end_monitor(pid: int, patience: float) -> None:
+    """Wait so many seconds for a monitor's end, then kill it."""
+    fd = open_pidfd(pid)
+    if fd is None:
+        return
+    try:
+        if not wait_for_end([fd], patience):
+            signal.pidfd_send_signal(fd, signal.SIGKILL)
+            wait_for_end([fd], MONITOR_TIMEOUT)
+    except ProcessLookupError:
+        return
+    finally:
+        os.close(fd)
+
+
+def delete_tree(folder: os.PathLike[str]) -> None:
+    """Delete a directory and all below; a mount still seen elsewhere can hold it for a moment."""
+    delay = 0.005
+    while True:
+        try:
+            shutil.rmtree(folder)
+            return
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if delay > 2:
+                raise RuntimeFailure(f"{os.fspath(folder)} could not be deleted: {error}") from error
+            time.sleep(min(delay, 0.1))
+            delay *= 2

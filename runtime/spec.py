@@ -1,0 +1,197 @@
+"""What a caller asks for: a container's specification, checked before anything is touched."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from shipway.runtime.errors import InvalidSpec
+
+ID_PATTERN = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}")
+USER_PATTERN = re.compile(r"(\d{1,7}):(\d{1,7})")
+HOSTNAME_PATTERN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9-]{1,63})*")
+ENV_NAME_PATTERN = re.compile(r"[^=\0]+")
+MINIMUM_MEMORY = 4 * 1024 * 1024
+
+# What Docker grants by default, less the raw network and device making. Nothing more can be asked.
+GRANTABLE_CAPABILITIES = frozenset(
+    f"CAP_{name}"
+    for name in (
+        "CHOWN DAC_OVERRIDE FOWNER FSETID KILL NET_BIND_SERVICE SETFCAP SETGID SETPCAP SETUID"
+        " SYS_CHROOT AUDIT_WRITE"
+    ).split()
+)
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise InvalidSpec(message)
+
+
+def check_id(container_id: str) -> str:
+    """Return the id, or raise InvalidSpec: ids become file, cgroup and lock names."""
+    _require(
+        ID_PATTERN.fullmatch(container_id) is not None,
+        f"container id {container_id!r} must be 1 to 63 of a-z, 0-9, '.' and '-',"
+        " beginning with a letter or digit",
+    )
+    return container_id
+
+
+def _check_target(target: str) -> None:
+    parts = PurePosixPath(target).parts
+    _require(
+        target.startswith("/") and len(parts) > 1 and ".." not in parts and "\0" not in target,
+        f"mount target {target!r} must be an absolute path below / without '..'",
+    )
+
+
+@dataclass(frozen=True)
+class IdRange:
+    """Host ids `base`..`base+size-1`, onto which a user namespace maps its ids 0..size-1."""
+
+    base: int
+    size: int = 65536
+
+    def __post_init__(self) -> None:
+        _require(self.base >= 1 and self.size >= 1, "an id range starts at 1 or later, not empty")
+        _require(self.base + self.size <= 2**32 - 1, "an id range must end below 2**32 - 1")
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A bind of a host path, or a tmpfs. Ids on a bound disk are the container's own ids.
+
+    `options` of a tmpfs: "size=BYTES", "mode=OCTAL".
+    """
+
+    source: str
+    target: str
+    readonly: bool = False
+    kind: Literal["bind", "tmpfs"] = "bind"
+    options: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_target(self.target)
+        _require(self.kind in ("bind", "tmpfs"), f"mount kind {self.kind!r} is not bind or tmpfs")
+        if self.kind == "bind":
+            _require(self.source.startswith("/"), f"mount source {self.source!r} must be absolute")
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """An overlay inside the container; `lower` is topmost first.
+
+    `upper` and `work` lie in one directory that holds nothing else; ids on disk are the container's.
+    """
+
+    target: str
+    lower: tuple[Path, ...]
+    upper: Path
+    work: Path
+
+    def __post_init__(self) -> None:
+        _check_target(self.target)
+        _require(bool(self.lower), f"the overlay at {self.target} needs at least one lower layer")
+        _require(
+            self.upper.parent == self.work.parent and self.upper != self.work,
+            f"upper and work of the overlay at {self.target} must be two folders of one directory",
+        )
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Memory in bytes, `cpus` in whole CPUs, `pids` and `nofile` as counts; None is no limit."""
+
+    memory: int | None = None
+    cpu_shares: int | None = None
+    cpus: float | None = None
+    pids: int | None = None
+    nofile: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.memory is not None:
+            _require(self.memory >= MINIMUM_MEMORY, "a memory limit must be 4 MiB or more")
+        if self.cpu_shares is not None:
+            _require(2 <= self.cpu_shares <= 262144, "cpu_shares must be within 2 and 262144")
+        if self.cpus is not None:
+            _require(self.cpus >= 0.01, "cpus must be 0.01 or more")
+        for name in ("pids", "nofile"):
+            count = getattr(self, name)
+            _require(count is None or count >= 1, f"{name} must be 1 or more")
+
+
+@dataclass(frozen=True)
+class ContainerSpec:
+    """All that makes a container. `user` is numeric, "uid:gid", as seen inside.
+
+    `image` is a reference or manifest digest of the local image store. Standard output and error
+    go to `log_path` in the k8s-file format; without one they are dropped.
+    """
+
+    id: str
+    image: str
+    args: tuple[str, ...]
+    env: Mapping[str, str]
+    ids: IdRange
+    cwd: str = "/"
+    user: str = "1000:1000"
+    hostname: str | None = None
+    limits: Limits = field(default_factory=Limits)
+    mounts: tuple[Mount, ...] = ()
+    overlays: tuple[Overlay, ...] = ()
+    network: bool = True
+    capabilities: frozenset[str] = frozenset()
+    readonly_root: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+    log_path: Path | None = None
+
+    def __post_init__(self) -> None:
+        check_id(self.id)
+        _require(bool(self.args) and bool(self.args[0]), "args must name a program to run")
+        _require(all("\0" not in arg for arg in self.args), "args must not hold a NUL character")
+        check_env(self.env)
+        _require(self.cwd.startswith("/") and "\0" not in self.cwd, "cwd must be an absolute path")
+        # A working directory below /proc could name a file descriptor of the host's runtime.
+        _require(
+            not PurePosixPath(self.cwd).is_relative_to("/proc"), "cwd must not lie below /proc"
+        )
+        self._check_user()
+        if self.hostname is not None:
+            _require(
+                HOSTNAME_PATTERN.fullmatch(self.hostname) is not None and len(self.hostname) <= 63,
+                f"hostname {self.hostname!r} is not a host name of at most 63 characters",
+            )
+        unknown = self.capabilities - GRANTABLE_CAPABILITIES
+        _require(not unknown, f"capabilities {sorted(unknown)} are never granted")
+        if self.log_path is not None:
+            _require(self.log_path.is_absolute(), "log_path must be absolute")
+
+    def _check_user(self) -> None:
+        match = USER_PATTERN.fullmatch(self.user)
+        _require(match is not None, f"user {self.user!r} must be numeric, like 1000:1000")
+        _require(
+            max(self.uid, self.gid) < self.ids.size,
+            f"user {self.user!r} lies outside the {self.ids.size} ids of the container",
+        )
+
+    @property
+    def uid(self) -> int:
+        """The user id inside the container."""
+        return int(self.user.partition(":")[0])
+
+    @property
+    def gid(self) -> int:
+        """The group id inside the container."""
+        return int(self.user.partition(":")[2])
+
+
+def check_env(env: Mapping[str, str]) -> None:
+    """Raise InvalidSpec for a name or a value that no process environment can hold."""
+    for name, value in env.items():
+        _require(
+            ENV_NAME_PATTERN.fullmatch(name) is not None,
+            f"environment name {name!r} must not be empty nor hold '=' or NUL",
+        )
+        _require("\0" not in value, f"the value of {name} must not hold a NUL character")

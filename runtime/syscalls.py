@@ -1,0 +1,122 @@
+"""The few Linux system calls that Python 3.11's `os` does not have. All numbers are from uapi headers.
+
+The mount calls since 5.2 have the same number on every architecture.
+"""
+
+import ctypes
+import os
+
+from shipway.runtime.errors import KernelRefused
+
+AT_FDCWD = -100
+AT_EMPTY_PATH = 0x1000
+AT_RECURSIVE = 0x8000
+CLONE_NEWNS = 0x00020000
+CLONE_NEWNET = 0x40000000
+MNT_DETACH = 2
+MS_RDONLY = 1
+MS_NOSUID = 2
+MS_NODEV = 4
+MS_BIND = 4096
+MS_REC = 16384
+MS_PRIVATE = 1 << 18
+MS_SLAVE = 1 << 19
+OPEN_TREE_CLONE = 1
+OPEN_TREE_CLOEXEC = os.O_CLOEXEC
+MOVE_MOUNT_F_EMPTY_PATH = 4
+MOUNT_ATTR_RDONLY = 0x1
+MOUNT_ATTR_NOSUID = 0x2
+MOUNT_ATTR_NODEV = 0x4
+MOUNT_ATTR_IDMAP = 0x00100000
+
+_OPEN_TREE = 428
+_MOVE_MOUNT = 429
+_MOUNT_SETATTR = 442
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+
+class _MountAttr(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_uint64) for name in ("set", "clear", "propagation", "userns_fd")]
+
+
+def _check(result: int, what: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise KernelRefused(number, f"{what}: {os.strerror(number)}")
+    return result
+
+
+def unshare(flags: int) -> None:
+    """Give the calling *thread* namespaces of its own."""
+    _check(_libc.unshare(ctypes.c_int(flags)), "unshare")
+
+
+def setns(fd: int, kind: int) -> None:
+    """Move the calling *thread* into the namespace that `fd` stands for."""
+    _check(_libc.setns(ctypes.c_int(fd), ctypes.c_int(kind)), "setns")
+
+
+def mount(source: str, target: str, kind: str | None, flags: int, data: str = "") -> None:
+    """mount(2)."""
+    _check(
+        _libc.mount(
+            os.fsencode(source),
+            os.fsencode(target),
+            kind.encode() if kind else None,
+            ctypes.c_ulong(flags),
+            os.fsencode(data) if data else None,
+        ),
+        f"mount {kind or 'change'} on {target}",
+    )
+
+
+def umount(target: str) -> None:
+    """Detach whatever is mounted on `target`."""
+    _check(_libc.umount2(os.fsencode(target), ctypes.c_int(MNT_DETACH)), f"umount {target}")
+
+
+def clone_mount(source: str) -> int:
+    """A new detached mount of the directory or file `source`, as a file descriptor."""
+    flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC
+    return _check(
+        _libc.syscall(
+            ctypes.c_long(_OPEN_TREE),
+            ctypes.c_int(AT_FDCWD),
+            os.fsencode(source),
+            ctypes.c_uint(flags),
+        ),
+        f"open_tree {source}",
+    )
+
+
+def set_mount_attributes(fd: int, attributes: int, user_namespace: int, what: str) -> None:
+    """Set attributes (MOUNT_ATTR_*) of a detached mount; with MOUNT_ATTR_IDMAP by that namespace."""
+    attr = _MountAttr(attributes, 0, 0, user_namespace)
+    _check(
+        _libc.syscall(
+            ctypes.c_long(_MOUNT_SETATTR),
+            ctypes.c_int(fd),
+            b"",
+            ctypes.c_uint(AT_EMPTY_PATH),
+            ctypes.byref(attr),
+            ctypes.c_size_t(ctypes.sizeof(attr)),
+        ),
+        f"mount_setattr {what}",
+    )
+
+
+def attach_mount(fd: int, target: str) -> None:
+    """Attach a detached mount at `target`."""
+    _check(
+        _libc.syscall(
+            ctypes.c_long(_MOVE_MOUNT),
+            ctypes.c_int(fd),
+            b"",
+            ctypes.c_int(AT_FDCWD),
+            os.fsencode(target),
+            ctypes.c_uint(MOVE_MOUNT_F_EMPTY_PATH),
+        ),
+        f"move_mount {target}",
+    )
