@@ -68,6 +68,7 @@ class Store:
         """A session for reading: sees one moment, changes nothing."""
         with self._sessions() as db:
             yield db
+            db.expunge_all()  # rows that were read stay readable; a rollback would empty them
             db.rollback()
 
     def _after_commit(self, db: Session) -> None:
