@@ -78,8 +78,8 @@ class Files:
         self.started = self.folder / "started"
         self.bundle = run / container_id
         self.config = self.bundle / "config.json"
-        self.rootfs = self.bundle / "rootfs"
-        self.places = self.bundle / "places"
+        self.mounts = self.bundle / "mounts"
+        self.rootfs = self.mounts / "rootfs"
         self.runtime_log = self.bundle / "runtime.log"
 
     def create(self) -> None:
@@ -89,7 +89,7 @@ class Files:
         # The container's root directory takes its mode from here.
         self.upper.chmod(0o755)
         # The OCI runtime walks through here as the container's root, which is nobody to the host.
-        for folder in (self.bundle, self.rootfs, self.places):
+        for folder in (self.bundle, self.mounts):
             folder.mkdir(mode=0o711)
             folder.chmod(0o711)
 
@@ -216,9 +216,9 @@ def find_monitors(bundle: Path) -> list[int]:
 
 
 def open_pidfd(pid: int) -> int | None:
-    """A pidfd, or None if there is no such process any more."""
+    """A pidfd, or None if there is no such process any more (or `pid` is 0)."""
     try:
-        return os.pidfd_open(pid)
+        return os.pidfd_open(pid) if pid else None
     except ProcessLookupError:
         return None
 

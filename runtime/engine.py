@@ -221,7 +221,7 @@ class Engine:
         """Send a signal to the container's init; nothing happens if that is dead."""
         files = self._files(container_id)
         files.read_record()
-        fd = open_pidfd(self._observer.init_pid(files) or 0)
+        fd = open_pidfd(self._observer.init_pid(files))
         if fd is None:
             return
         try:

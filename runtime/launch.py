@@ -106,11 +106,11 @@ def write_config(tools: Tools, files: Files, spec: ContainerSpec, env: Mapping[s
 def places(files: Files, spec: ContainerSpec) -> list[oci.Place]:
     """Where the engine mounts the container's overlays and binds before the runtime moves them."""
     found = [
-        oci.Place(files.places / f"overlay{number}", overlay.target, readonly=False)
+        oci.Place(files.mounts / f"overlay{number}", overlay.target, readonly=False)
         for number, overlay in enumerate(spec.overlays)
     ]
     found += [
-        oci.Place(files.places / f"bind{number}", mount.target, mount.readonly)
+        oci.Place(files.mounts / f"bind{number}", mount.target, mount.readonly)
         for number, mount in enumerate(spec.mounts)
         if mount.kind == "bind"
     ]
@@ -153,27 +153,27 @@ def mount_all(
     files: Files, spec: ContainerSpec, layers: Sequence[Path], namespace: UserNamespace
 ) -> None:
     """Mount the root file system, then the container's overlays and binds at their places."""
-    scratch = files.bundle / "scratch"
+    mounts.mount_private_tmpfs(files.mounts)
+    scratch = files.mounts / "layers"
     scratch.mkdir()
+    files.rootfs.mkdir()
     mounts.mount_overlay(
-        files.rootfs, layers, files.upper, files.work, scratch, namespace.fd, volatile=True
+        files.rootfs, layers, files.upper, files.work, scratch, namespace, volatile=True
     )
     for number, overlay in enumerate(spec.overlays):
-        scratch = files.bundle / f"scratch{number}"
+        scratch = files.mounts / f"layers{number}"
         scratch.mkdir()
-        place = files.places / f"overlay{number}"
+        place = files.mounts / f"overlay{number}"
         place.mkdir()
-        mounts.mount_overlay(
-            place, overlay.lower, overlay.upper, overlay.work, scratch, namespace.fd
-        )
+        mounts.mount_overlay(place, overlay.lower, overlay.upper, overlay.work, scratch, namespace)
     for number, mount in enumerate(spec.mounts):
         if mount.kind == "bind":
-            place = files.places / f"bind{number}"
+            place = files.mounts / f"bind{number}"
             if Path(mount.source).is_dir():
                 place.mkdir()
             else:
                 place.touch()
-            mounts.bind_idmapped(mount.source, place, namespace.fd, mount.readonly)
+            mounts.bind_idmapped(mount.source, place, namespace, mount.readonly)
 
 
 def start(tools: Tools, files: Files) -> None:

@@ -5,6 +5,7 @@ takes every mount away when the monitor ends, however that comes about.
 """
 
 import os
+import stat
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -13,6 +14,7 @@ from typing import TypeVar
 
 from shipway.runtime import syscalls
 from shipway.runtime.syscalls import MOUNT_ATTR_IDMAP, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOSUID
+from shipway.runtime.userns import UserNamespace
 
 Result = TypeVar("Result")
 
@@ -45,17 +47,30 @@ def in_own_mount_namespace(work: Callable[[], Result]) -> Result:
     return results[0]
 
 
-def bind_idmapped(source: Path | str, target: Path, user_namespace: int, readonly: bool) -> None:
+def bind_idmapped(source: Path | str, target: Path, namespace: UserNamespace, readonly: bool) -> None:
     """Mount a directory or file at `target`: the ids on its disk are the namespace's own ids."""
     fd = syscalls.clone_mount(str(source))
     try:
         attributes = MOUNT_ATTR_IDMAP | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
         if readonly:
             attributes |= syscalls.MOUNT_ATTR_RDONLY
-        syscalls.set_mount_attributes(fd, attributes, user_namespace, str(source))
+        syscalls.set_mount_attributes(fd, attributes, namespace.fd, str(source))
         syscalls.attach_mount(fd, str(target))
     finally:
         os.close(fd)
+
+
+def mount_private_tmpfs(target: Path) -> None:
+    """Mount a small tmpfs for mount points, with a null device that takes the host's place.
+
+    The OCI runtime gives the container's user what its standard streams are: were that the host's
+    /dev/null, each start would change the owner of the host's device.
+    """
+    syscalls.mount("tmpfs", str(target), "tmpfs", syscalls.MS_NOSUID, "mode=711,size=1m")
+    null = target / "null"
+    os.mknod(null, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    null.chmod(0o666)
+    syscalls.mount(str(null), os.devnull, None, syscalls.MS_BIND)
 
 
 def mount_overlay(
@@ -64,7 +79,7 @@ def mount_overlay(
     upper: Path,
     work: Path,
     scratch: Path,
-    user_namespace: int,
+    namespace: UserNamespace,
     volatile: bool = False,
 ) -> None:
     """Mount an overlay at `target`, its layers (topmost first) and its upper seen through the ids.
@@ -75,10 +90,10 @@ def mount_overlay(
     places = [scratch / str(number) for number in range(len(lower))]
     for place, layer in zip(places, lower, strict=True):
         place.mkdir()
-        bind_idmapped(layer, place, user_namespace, readonly=True)
+        bind_idmapped(layer, place, namespace, readonly=True)
     writable = scratch / "w"
     writable.mkdir()
-    bind_idmapped(upper.parent, writable, user_namespace, readonly=False)
+    bind_idmapped(upper.parent, writable, namespace, readonly=False)
     with ExitStack() as stack:
         fd = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         stack.callback(os.close, fd)
@@ -90,6 +105,9 @@ def mount_overlay(
             f"lowerdir={layers},upperdir={here}/w/{upper.name},workdir={here}/w/{work.name},"
             f"{OVERLAY_OPTIONS}{',volatile' if volatile else ''}"
         )
-        syscalls.mount("overlay", str(target), "overlay", 0, data)
+        # An overlay works on its upper with the ids of who mounted it, and the host's root is
+        # nobody in the id-mapped upper.
+        with syscalls.as_file_owner(namespace.root, namespace.root):
+            syscalls.mount("overlay", str(target), "overlay", 0, data)
     for place in [*places, writable]:
         syscalls.umount(str(place))

@@ -5,6 +5,8 @@ The mount calls since 5.2 have the same number on every architecture.
 
 import ctypes
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from shipway.runtime.errors import KernelRefused
 
@@ -29,6 +31,8 @@ MOUNT_ATTR_NOSUID = 0x2
 MOUNT_ATTR_NODEV = 0x4
 MOUNT_ATTR_IDMAP = 0x00100000
 
+_PR_SET_SECUREBITS = 28
+_SECBIT_NO_SETUID_FIXUP = 4
 _OPEN_TREE = 428
 _MOVE_MOUNT = 429
 _MOUNT_SETATTR = 442
@@ -75,6 +79,20 @@ def mount(source: str, target: str, kind: str | None, flags: int, data: str = ""
 def umount(target: str) -> None:
     """Detach whatever is mounted on `target`."""
     _check(_libc.umount2(os.fsencode(target), ctypes.c_int(MNT_DETACH)), f"umount {target}")
+
+
+@contextmanager
+def as_file_owner(uid: int, gid: int) -> Iterator[None]:
+    """Let files that this *thread* makes belong to these host ids, keeping root's capabilities."""
+    _check(_libc.prctl(_PR_SET_SECUREBITS, ctypes.c_ulong(_SECBIT_NO_SETUID_FIXUP), 0, 0, 0), "prctl")
+    try:
+        _libc.setfsgid(ctypes.c_uint(gid))
+        _libc.setfsuid(ctypes.c_uint(uid))
+        yield
+    finally:
+        _libc.setfsuid(ctypes.c_uint(0))
+        _libc.setfsgid(ctypes.c_uint(0))
+        _check(_libc.prctl(_PR_SET_SECUREBITS, ctypes.c_ulong(0), 0, 0, 0), "prctl")
 
 
 def clone_mount(source: str) -> int:

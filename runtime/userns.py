@@ -10,10 +10,14 @@ from shipway.runtime.spec import IdRange
 
 
 class UserNamespace:
-    """An open user namespace; its descriptor is closed when nobody refers to it any more."""
+    """An open user namespace; its descriptor is closed when nobody refers to it any more.
 
-    def __init__(self, fd: int) -> None:
+    `root` is the host's id of its ids 0.
+    """
+
+    def __init__(self, fd: int, root: int) -> None:
         self.fd = fd
+        self.root = root
 
     def __del__(self) -> None:
         os.close(self.fd)
@@ -42,6 +46,6 @@ def user_namespace(ids: IdRange) -> UserNamespace:
             process = Path(f"/proc/{holder.pid}")
             for name in ("uid_map", "gid_map"):
                 (process / name).write_text(f"0 {ids.base} {ids.size}\n")
-            return UserNamespace(os.open(process / "ns/user", os.O_RDONLY | os.O_CLOEXEC))
+            return UserNamespace(os.open(process / "ns/user", os.O_RDONLY | os.O_CLOEXEC), ids.base)
         finally:
             holder.kill()
