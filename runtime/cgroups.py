@@ -78,7 +78,7 @@ class Cgroups:
 
     @property
     def version(self) -> str:
-        """ "v2", "v1" or "hybrid"."""
+        """One of "v2", "v1" and "hybrid"."""
         kinds = {each.unified for each in self.hierarchies}
         return "hybrid" if len(kinds) == 2 else "v2" if kinds == {True} else "v1"
 
@@ -160,7 +160,9 @@ class Cgroups:
         pids = next(self._folders(container_id, "pids"), None)
         if memory is None or pids is None:
             return None
-        return Stats(_memory_use(memory), self._cpu_usec(container_id), _number(pids, "pids.current"))
+        return Stats(
+            _memory_use(memory), self._cpu_usec(container_id), _number(pids, "pids.current")
+        )
 
     def teardown(self) -> None:
         """Delete the parents; they must be empty."""
@@ -250,7 +252,7 @@ def _kill(pid: int) -> None:
 
 
 def _remove_folder(folder: Path) -> None:
-    """rmdir a control group; the kernel calls it busy for a moment after its last process died."""
+    """Delete a control group; the kernel calls it busy for a moment after its last process died."""
     delay = 0.001
     while True:
         try:

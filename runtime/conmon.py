@@ -64,7 +64,7 @@ def conmon_argv(conmon: Path, runtime: OciRuntime, monitor: Monitor) -> list[str
 
 
 def log_argument(path: Path | None) -> str:
-    """conmon's --log-path for a file in the k8s-file format, or for no log."""
+    """The --log-path for a file in the k8s-file format, or for no log."""
     return f"k8s-file:{path if path is not None else '/dev/null'}"
 
 
@@ -126,5 +126,7 @@ def _parse_answer(line: bytes) -> int:
     except (ValueError, AttributeError):
         pid, answer = -1, {}
     if pid <= 0:
-        raise StartFailed(str(answer.get("message") or "conmon ended before the container was made"))
+        raise StartFailed(
+            str(answer.get("message") or "conmon ended before the container was made")
+        )
     return pid

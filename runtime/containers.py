@@ -20,8 +20,11 @@ SIGKILL_CODE = 128 + 9
 
 @dataclass(frozen=True)
 class Exit:
-    """How a container ended: its code (128 + signal number if signalled), whether the kernel
-    killed it for want of memory, and when (epoch seconds)."""
+    """How a container ended, and when (epoch seconds).
+
+    `code` is 128 + the signal's number if it was signalled; `oom` tells whether the kernel killed
+    it for want of memory.
+    """
 
     code: int
     oom: bool
@@ -78,8 +81,6 @@ class Files:
         self.started = self.folder / "started"
         self.bundle = run / container_id
         self.config = self.bundle / "config.json"
-        self.mounts = self.bundle / "mounts"
-        self.rootfs = self.mounts / "rootfs"
         self.runtime_log = self.bundle / "runtime.log"
 
     def create(self) -> None:
@@ -88,10 +89,7 @@ class Files:
             folder.mkdir(mode=0o700)
         # The container's root directory takes its mode from here.
         self.upper.chmod(0o755)
-        # The OCI runtime walks through here as the container's root, which is nobody to the host.
-        for folder in (self.bundle, self.mounts):
-            folder.mkdir(mode=0o711)
-            folder.chmod(0o711)
+        self.bundle.mkdir(mode=0o700)
 
     def write_record(self, record: Record) -> None:
         """Put down what the container is."""

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,7 +32,6 @@ from shipway.runtime.errors import (
     ContainerExists,
     ContainerLost,
     EngineBusy,
-    HostUnfit,
     NoSuchContainer,
 )
 from shipway.runtime.files import atomic_write, locked
@@ -71,8 +70,6 @@ class Engine:
         self.config = config
         for folder in (config.root, config.root / "containers", config.root / "locks", config.run):
             folder.mkdir(parents=True, exist_ok=True)
-        # The OCI runtime walks through here as the container's root, who is nobody to the host.
-        config.run.chmod(0o711)
         self.layers = LayerStore(config.root)
         self.images = ImageStore(config.root, self.layers)
 
@@ -81,7 +78,6 @@ class Engine:
     def setup(self) -> None:
         """Make bridge, firewall, kernel settings and control groups. Idempotent. HostUnfit."""
         host.check_host()
-        host.check_reachable(self.config.run)
         with locked(self.config.root / "locks/.setup"):
             self._tools.cgroups.setup()
             self._tools.runtime.root.mkdir(parents=True, exist_ok=True)
@@ -147,7 +143,7 @@ class Engine:
         container_id: str,
         args: tuple[str, ...],
         env: Mapping[str, str] | None = None,
-        output: Output = lambda chunk: None,
+        output: Output | None = None,
         timeout: float | None = None,
     ) -> Exit:
         """Run one more program in a running container, as its user, with its environment and `env`."""
@@ -159,7 +155,7 @@ class Engine:
         atomic_write(document, self._process(files, args, env or {}), durable=False)
         try:
             argv = self._tools.runtime.execute(container_id, document)
-            code = _run_streamed(argv, output, timeout)
+            code = _run_streamed(argv, output or _drop, timeout)
         finally:
             document.unlink(missing_ok=True)
         return Exit(code, False, time.time())
@@ -328,6 +324,10 @@ class Engine:
         own = dict(line.split("=", 1) for line in process["env"])
         document = process | {"args": list(args), "env": oci.environment({**own, **env})}
         return json.dumps(document).encode()
+
+
+def _drop(_chunk: bytes) -> None:
+    """Take output that nobody wants."""
 
 
 def _run_streamed(argv: "list[str]", output: Output, timeout: float | None) -> int:

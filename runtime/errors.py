@@ -10,7 +10,7 @@ class InvalidSpec(RuntimeFailure):
 
 
 class HostUnfit(RuntimeFailure):
-    """This machine lacks something the engine needs.
+    """The machine lacks something that the engine needs.
 
     `what` names the lack, `remedy` says what to do about it.
     """

@@ -61,7 +61,9 @@ FAMILIES = ("inet", "bridge")
 
 def removal(table: str) -> str:
     """Text for `nft -f` that deletes our tables, whether they are there or not."""
-    return "\n".join(f"table {family} {table}\ndelete table {family} {table}" for family in FAMILIES)
+    return "\n".join(
+        f"table {family} {table}\ndelete table {family} {table}" for family in FAMILIES
+    )
 
 
 def load(text: str) -> None:

@@ -4,7 +4,6 @@ import os
 import platform
 import re
 import shutil
-from pathlib import Path
 
 from shipway.runtime.errors import HostUnfit
 
@@ -30,13 +29,3 @@ def kernel_version(release: str | None = None) -> tuple[int, int]:
     """The running kernel's first two numbers."""
     match = re.match(r"(\d+)\.(\d+)", release or platform.release())
     return (int(match[1]), int(match[2])) if match else (0, 0)
-
-
-def check_reachable(folder: Path) -> None:
-    """Raise HostUnfit unless a container's root, nobody to the host, may walk to the folder."""
-    for part in (folder, *folder.parents):
-        if not part.stat().st_mode & 0o001:
-            raise HostUnfit(
-                f"the folder {part} is closed to others, so no container can start in {folder}",
-                f"run chmod o+x {part}, or choose another run folder",
-            )

@@ -66,7 +66,9 @@ def launch(
 def check_paths(files: Files, spec: ContainerSpec) -> None:
     """Refuse early what conmon could only fail at later."""
     if len(str(files.bundle / "attach")) > LONGEST_SOCKET_PATH:
-        raise InvalidSpec(f"container id {spec.id!r} is too long for the folder {files.bundle.parent}")
+        raise InvalidSpec(
+            f"container id {spec.id!r} is too long for the folder {files.bundle.parent}"
+        )
     for mount in spec.mounts:
         if mount.kind == "bind" and not Path(mount.source).exists():
             raise InvalidSpec(f"mount source {mount.source} does not exist")
@@ -94,23 +96,23 @@ def _write(path: Path, text: str) -> None:
 def write_config(tools: Tools, files: Files, spec: ContainerSpec, env: Mapping[str, str]) -> None:
     """Write the OCI bundle's config.json."""
     host = oci.Host(
-        rootfs=files.rootfs,
+        rootfs=mounts.ROOTFS,
         cgroup=tools.cgroups.container_path(spec.id),
         nofile=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
     )
-    document = oci.config(spec, host, places(files, spec), env)
+    document = oci.config(spec, host, places(spec), env)
     files.config.write_text(json.dumps(document))
     files.config.chmod(0o600)
 
 
-def places(files: Files, spec: ContainerSpec) -> list[oci.Place]:
+def places(spec: ContainerSpec) -> list[oci.Place]:
     """Where the engine mounts the container's overlays and binds before the runtime moves them."""
     found = [
-        oci.Place(files.mounts / f"overlay{number}", overlay.target, readonly=False)
+        oci.Place(mounts.MOUNT_POINT / f"overlay{number}", overlay.target, readonly=False)
         for number, overlay in enumerate(spec.overlays)
     ]
     found += [
-        oci.Place(files.mounts / f"bind{number}", mount.target, mount.readonly)
+        oci.Place(mounts.MOUNT_POINT / f"bind{number}", mount.target, mount.readonly)
         for number, mount in enumerate(spec.mounts)
         if mount.kind == "bind"
     ]
@@ -153,22 +155,22 @@ def mount_all(
     files: Files, spec: ContainerSpec, layers: Sequence[Path], namespace: UserNamespace
 ) -> None:
     """Mount the root file system, then the container's overlays and binds at their places."""
-    mounts.mount_private_tmpfs(files.mounts)
-    scratch = files.mounts / "layers"
+    mounts.mount_private_tmpfs()
+    scratch = mounts.MOUNT_POINT / "layers"
     scratch.mkdir()
-    files.rootfs.mkdir()
+    mounts.ROOTFS.mkdir()
     mounts.mount_overlay(
-        files.rootfs, layers, files.upper, files.work, scratch, namespace, volatile=True
+        mounts.ROOTFS, layers, files.upper, files.work, scratch, namespace, volatile=True
     )
     for number, overlay in enumerate(spec.overlays):
-        scratch = files.mounts / f"layers{number}"
+        scratch = mounts.MOUNT_POINT / f"layers{number}"
         scratch.mkdir()
-        place = files.mounts / f"overlay{number}"
+        place = mounts.MOUNT_POINT / f"overlay{number}"
         place.mkdir()
         mounts.mount_overlay(place, overlay.lower, overlay.upper, overlay.work, scratch, namespace)
     for number, mount in enumerate(spec.mounts):
         if mount.kind == "bind":
-            place = files.mounts / f"bind{number}"
+            place = mounts.MOUNT_POINT / f"bind{number}"
             if Path(mount.source).is_dir():
                 place.mkdir()
             else:

@@ -18,6 +18,12 @@ from shipway.runtime.userns import UserNamespace
 
 Result = TypeVar("Result")
 
+# Every container has its own mounts here, seen in its monitor's mount namespace only; to the host
+# the folder is empty. The OCI runtime walks to it as the container's root, who is nobody to the
+# host, so it lies outside of the engine's folders, which may be closed to others.
+MOUNT_POINT = Path("/run/shipway/mounts")
+ROOTFS = MOUNT_POINT / "rootfs"
+
 # Explicit, because distributions choose other defaults, and a layer made from an upper directory
 # must not hold redirects or metadata-only copies.
 OVERLAY_OPTIONS = "index=off,metacopy=off,redirect_dir=off,xino=off"
@@ -47,7 +53,9 @@ def in_own_mount_namespace(work: Callable[[], Result]) -> Result:
     return results[0]
 
 
-def bind_idmapped(source: Path | str, target: Path, namespace: UserNamespace, readonly: bool) -> None:
+def bind_idmapped(
+    source: Path | str, target: Path, namespace: UserNamespace, readonly: bool
+) -> None:
     """Mount a directory or file at `target`: the ids on its disk are the namespace's own ids."""
     fd = syscalls.clone_mount(str(source))
     try:
@@ -60,14 +68,15 @@ def bind_idmapped(source: Path | str, target: Path, namespace: UserNamespace, re
         os.close(fd)
 
 
-def mount_private_tmpfs(target: Path) -> None:
-    """Mount a small tmpfs for mount points, with a null device that takes the host's place.
+def mount_private_tmpfs() -> None:
+    """Mount a small tmpfs on MOUNT_POINT, with a null device that takes the host's place.
 
     The OCI runtime gives the container's user what its standard streams are: were that the host's
     /dev/null, each start would change the owner of the host's device.
     """
-    syscalls.mount("tmpfs", str(target), "tmpfs", syscalls.MS_NOSUID, "mode=711,size=1m")
-    null = target / "null"
+    MOUNT_POINT.mkdir(parents=True, exist_ok=True)
+    syscalls.mount("tmpfs", str(MOUNT_POINT), "tmpfs", syscalls.MS_NOSUID, "mode=711,size=1m")
+    null = MOUNT_POINT / "null"
     os.mknod(null, stat.S_IFCHR | 0o666, os.makedev(1, 3))
     null.chmod(0o666)
     syscalls.mount(str(null), os.devnull, None, syscalls.MS_BIND)

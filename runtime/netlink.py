@@ -70,7 +70,13 @@ def create_bridge(sock: socket.socket, name: str, mac: bytes, mtu: int) -> None:
 
 
 def create_veth(
-    sock: socket.socket, name: str, bridge: str, peer: str, peer_mac: bytes, namespace: int, mtu: int
+    sock: socket.socket,
+    name: str,
+    bridge: str,
+    peer: str,
+    peer_mac: bytes,
+    namespace: int,
+    mtu: int,
 ) -> None:
     """Make `name` as a port of the bridge, its other end `peer` in another network namespace."""
     mtu_attribute = _attribute(_IFLA_MTU, struct.pack("=I", mtu))

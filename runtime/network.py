@@ -136,7 +136,7 @@ def mac_of(address: IPv4Address) -> bytes:
 
 
 def format_mac(mac: bytes) -> str:
-    """Six bytes as 02:53:…"""
+    """The usual text of a MAC address, like 02:53:0a:53:00:02."""
     return mac.hex(":")
 
 

@@ -92,7 +92,7 @@ def process(
         "args": list(args),
         "env": environment(env),
         "cwd": spec.cwd,
-        "capabilities": {name: capabilities for name in held},
+        "capabilities": dict.fromkeys(held, capabilities),
         "rlimits": [
             _rlimit("RLIMIT_NOFILE", min(spec.limits.nofile or DEFAULT_NOFILE, nofile)),
             _rlimit("RLIMIT_CORE", 0),

@@ -28,15 +28,15 @@ class OciRuntime:
         return ["--root", str(self.root)]
 
     def start(self, container_id: str) -> list[str]:
-        """argv that lets a created container go on."""
+        """The command that lets a created container go on."""
         return [str(self.path), *self.arguments(), "start", container_id]
 
     def delete(self, container_id: str) -> list[str]:
-        """argv that deletes a container, killing it if need be."""
+        """The command that deletes a container, killing it if need be."""
         return [str(self.path), *self.arguments(), "delete", "--force", container_id]
 
     def execute(self, container_id: str, process: Path) -> list[str]:
-        """argv that runs one more process, described in a file, in a container."""
+        """The command that runs one more process, described in a file, in a container."""
         options = ["--process", str(process)]
         return [str(self.path), *self.arguments(), "exec", *options, container_id]
 

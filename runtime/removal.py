@@ -69,6 +69,8 @@ def delete_tree(folder: os.PathLike[str]) -> None:
             return
         except OSError as error:
             if delay > 2:
-                raise RuntimeFailure(f"{os.fspath(folder)} could not be deleted: {error}") from error
+                raise RuntimeFailure(
+                    f"{os.fspath(folder)} could not be deleted: {error}"
+                ) from error
             time.sleep(min(delay, 0.1))
             delay *= 2

@@ -63,7 +63,7 @@ def setns(fd: int, kind: int) -> None:
 
 
 def mount(source: str, target: str, kind: str | None, flags: int, data: str = "") -> None:
-    """mount(2)."""
+    """Mount a file system, or change a mount, as mount(2) does."""
     _check(
         _libc.mount(
             os.fsencode(source),
@@ -84,7 +84,9 @@ def umount(target: str) -> None:
 @contextmanager
 def as_file_owner(uid: int, gid: int) -> Iterator[None]:
     """Let files that this *thread* makes belong to these host ids, keeping root's capabilities."""
-    _check(_libc.prctl(_PR_SET_SECUREBITS, ctypes.c_ulong(_SECBIT_NO_SETUID_FIXUP), 0, 0, 0), "prctl")
+    _check(
+        _libc.prctl(_PR_SET_SECUREBITS, ctypes.c_ulong(_SECBIT_NO_SETUID_FIXUP), 0, 0, 0), "prctl"
+    )
     try:
         _libc.setfsgid(ctypes.c_uint(gid))
         _libc.setfsuid(ctypes.c_uint(uid))

@@ -33,9 +33,12 @@ def user_namespace(ids: IdRange) -> UserNamespace:
     try:
         holder = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     except FileNotFoundError as error:
-        raise HostUnfit("unshare is not installed", "install Debian's package util-linux") from error
+        raise HostUnfit(
+            "unshare is not installed", "install Debian's package util-linux"
+        ) from error
     with holder:
-        assert holder.stdin and holder.stdout
+        assert holder.stdin
+        assert holder.stdout
         try:
             # cat answers only once unshare has done its work and become cat.
             os.write(holder.stdin.fileno(), b"\n")
