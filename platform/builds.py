@@ -5,7 +5,7 @@ from sqlalchemy.orm import Session
 
 from shipway.platform import events
 from shipway.platform.models import App, Build, User
-from shipway.platform.states import BuildState
+from shipway.platform.states import BUILD_ENDED, BuildState
 from shipway.platform.store import enqueue, move, say, signal
 
 BUILDS = "builds"  # the queue
@@ -49,3 +49,20 @@ def queue(
     enqueue(db, BUILDS, "shipway.build", build.id)
     signal(db, events.app_topic(app.id))
     return build
+
+
+def cancel(db: Session, build: Build, now: float, reason: str) -> None:
+    """End a build that waits at once, and ask the worker of one that runs to end it. Nothing if it has ended."""
+    if build.state == BuildState.QUEUED:
+        say(db, build.stream, f" !     {reason}")
+        move(db, build, BuildState.CANCELLED, reason=reason, ended_at=now)
+    elif build.state == BuildState.RUNNING:
+        build.cancel_requested = True
+    signal(db, events.app_topic(build.app_id), events.output_topic(build.stream))
+
+
+def cancel_all(db: Session, app: App, now: float, reason: str) -> None:
+    """Cancel all of the app's builds that have not ended."""
+    open_ones = select(Build).where(Build.app_id == app.id, Build.state.not_in(BUILD_ENDED))
+    for build in db.scalars(open_ones):
+        cancel(db, build, now, reason)

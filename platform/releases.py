@@ -5,6 +5,7 @@ from sqlalchemy.orm import Session
 
 from shipway.platform import events
 from shipway.platform.models import App, Build, Release, User
+from shipway.platform.states import ReleaseState
 from shipway.platform.store import enqueue, signal
 
 DEPLOYS = "deploys"  # the queue
@@ -47,3 +48,27 @@ def create(
 def current(db: Session, app: App) -> Release | None:
     """The release that serves."""
     return db.get(Release, app.release_id) if app.release_id else None
+
+
+def newest(db: Session, app: App) -> Release | None:
+    """What serves or, where something newer is on its way, that: changes build on it, so that none is undone."""
+    ahead = (ReleaseState.PENDING, ReleaseState.DEPLOYING, ReleaseState.LIVE)
+    query = select(Release).where(Release.app_id == app.id, Release.state.in_(ahead))
+    return db.scalar(query.order_by(Release.version.desc()).limit(1))
+
+
+def again(
+    db: Session, app: App, user: User, now: float, base: Release, description: str
+) -> Release:
+    """The next release, of the image and the process types of `base`, with the app's config of now."""
+    return create(
+        db,
+        app,
+        user,
+        now,
+        description=description,
+        image=base.image,
+        processes=base.processes,
+        config=app.config,
+        commit=base.commit,
+    )

@@ -1,0 +1,189 @@
+"""What became of an app so far: its builds and releases; building again, cancelling, rolling back."""
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from shipway.platform import applog, auth, releases, shapes
+from shipway.platform.builds import cancel, queue
+from shipway.platform.errors import Conflict, NotFound
+from shipway.platform.models import App, Build, Release, User
+from shipway.platform.shapes import View
+from shipway.platform.states import BUILD_ENDED, ReleaseState
+from shipway.platform.store import Store
+
+MAX_ROWS = 200  # of a list, newest first
+
+# -- builds -------------------------------------------------------------------------------------
+
+
+def builds(store: Store, user: User, name: str, limit: int = 15) -> list[View]:
+    """The app's newest builds."""
+    with store.reading() as db:
+        app = auth.app_for(db, user, name)
+        rows = select(Build).where(Build.app_id == app.id).order_by(Build.id.desc())
+        versions = _versions(db, app)
+        return [
+            shapes.build(row, versions.get(row.id)) for row in db.scalars(rows.limit(_rows(limit)))
+        ]
+
+
+def build(store: Store, user: User, name: str, number: int | None = None) -> View:
+    """One build, the newest without a number. Raises NotFound."""
+    with store.reading() as db:
+        app = auth.app_for(db, user, name)
+        row = find_build(db, app, number)
+        return shapes.build(row, _versions(db, app).get(row.id))
+
+
+def rebuild(store: Store, user: User, name: str) -> View:
+    """Build the commit that serves (else the newest that was pushed) again and deploy it."""
+    with store.transaction() as db:
+        app = auth.app_for(db, user, name)
+        current = releases.current(db, app)
+        last = db.scalar(
+            select(Build)
+            .where(Build.app_id == app.id, *([Build.commit == current.commit] if current else []))
+            .order_by(Build.id.desc())
+            .limit(1)
+        )
+        if last is None:
+            raise Conflict(f"Nothing was pushed to {name} yet: there is nothing to build.")
+        row = queue(
+            db,
+            app,
+            user,
+            store.now(db),
+            commit=last.commit,
+            branch=last.branch,
+            old_commit=last.commit,
+            ref_moved=True,
+        )
+        view = shapes.build(row)
+    told = f"Build {view['id']} of {last.commit[:8]} started by user {user.name}"
+    applog.append(store.settings, name, "app[api]", told)
+    return view
+
+
+def cancel_build(store: Store, user: User, name: str, number: int | None = None) -> View:
+    """End a build that waits or runs, the newest without a number. Raises Conflict if it has ended."""
+    with store.transaction() as db:
+        app = auth.app_for(db, user, name)
+        row = find_build(db, app, number)
+        if row.state in BUILD_ENDED:
+            raise Conflict(f"Build {row.id} has ended already: {row.state.value}.")
+        cancel(db, row, store.now(db), f"Cancelled by {user.name}.")
+        view = shapes.build(row)
+    told = f"Build {view['id']} cancelled by user {user.name}"
+    applog.append(store.settings, name, "app[api]", told)
+    return view
+
+
+def find_build(db: Session, app: App, number: int | None) -> Build:
+    """The app's build of that id, the newest without one. Raises NotFound."""
+    query = select(Build).where(Build.app_id == app.id)
+    if number is not None:
+        query = query.where(Build.id == number)
+    row = db.scalar(query.order_by(Build.id.desc()).limit(1))
+    if row is None:
+        what = "no builds yet" if number is None else f"no build {number}"
+        raise NotFound(f"{app.name} has {what}: see `shipway builds -a {app.name}`.")
+    return row
+
+
+def _versions(db: Session, app: App) -> dict[int, int]:
+    query = select(Release.build_id, Release.version).where(
+        Release.app_id == app.id, Release.build_id.is_not(None)
+    )
+    return {number: version for number, version in db.execute(query) if number is not None}
+
+
+# -- releases -----------------------------------------------------------------------------------
+
+
+def all_releases(store: Store, user: User, name: str, limit: int = 15) -> list[View]:
+    """The app's newest releases."""
+    with store.reading() as db:
+        app = auth.app_for(db, user, name)
+        query = select(Release).where(Release.app_id == app.id).order_by(Release.version.desc())
+        return [
+            shapes.release(row, current=row.id == app.release_id)
+            for row in db.scalars(query.limit(_rows(limit)))
+        ]
+
+
+def release(store: Store, user: User, name: str, version: int | None = None) -> View:
+    """One release, the one that serves without a version. Raises NotFound."""
+    with store.reading() as db:
+        app = auth.app_for(db, user, name)
+        row = find_release(db, app, version)
+        return shapes.release(row, current=row.id == app.release_id)
+
+
+def rollback(store: Store, user: User, name: str, version: int | None = None) -> View:
+    """Make a new release of the image, config and process types of an earlier one, the one before without a version.
+
+    Answers {"from": version, "to": version, "release": the new one}. Raises NotFound, Conflict.
+    """
+    with store.transaction() as db:
+        app = auth.app_for(db, user, name)
+        current = releases.current(db, app)
+        if current is None:
+            raise Conflict(f"{name} has no release yet: there is nothing to roll back to.")
+        target = _target(db, app, current, version)
+        app.config = target.config  # what is pushed next starts from what was rolled back to
+        row = releases.again(
+            db, app, user, store.now(db), target, description=f"Rollback to v{target.version}"
+        )
+        view = {
+            "from": current.version,
+            "to": target.version,
+            "release": shapes.release(row, current=False),
+        }
+    told = f"Rollback to v{view['to']} by user {user.name}"
+    applog.append(store.settings, name, "app[api]", told)
+    return view
+
+
+def find_release(db: Session, app: App, version: int | None) -> Release:
+    """The app's release of that version, the one that serves without one. Raises NotFound."""
+    if version is None:
+        current = releases.current(db, app)
+        if current is None:
+            raise NotFound(f"{app.name} has no release yet: push some code first.")
+        return current
+    row = db.scalar(select(Release).where(Release.app_id == app.id, Release.version == version))
+    if row is None:
+        raise NotFound(
+            f"{app.name} has no release v{version}: see `shipway releases -a {app.name}`."
+        )
+    return row
+
+
+def _target(db: Session, app: App, current: Release, version: int | None) -> Release:
+    if version is None:
+        earlier = (
+            select(Release)
+            .where(
+                Release.app_id == app.id,
+                Release.version < current.version,
+                Release.state == ReleaseState.RETIRED,
+            )
+            .order_by(Release.version.desc())
+            .limit(1)
+        )
+        found = db.scalar(earlier)
+        if found is None:
+            raise Conflict(f"v{current.version} is the first release of {app.name} that served.")
+        return found
+    target = find_release(db, app, version)
+    if target.id == current.id:
+        raise Conflict(f"v{version} is what serves already.")
+    if target.state != ReleaseState.RETIRED:
+        raise Conflict(
+            f"v{version} never served ({target.state.value}), so there is nothing to go back to."
+        )
+    return target
+
+
+def _rows(limit: int) -> int:
+    return max(1, min(limit, MAX_ROWS))
