@@ -108,9 +108,7 @@ def _run(
 
 def _layers(buildpack: Buildpack) -> list[BuiltLayer]:
     """Layers to keep, by name. The others' folders are put out of later buildpacks' way."""
-    names = {
-        name.removesuffix(".toml") for name in os.listdir(buildpack.layers) if _is_layer(name)
-    }
+    names = {name.removesuffix(".toml") for name in os.listdir(buildpack.layers) if _is_layer(name)}
     found = []
     for name in sorted(names - checks.RESERVED_LAYERS):
         folder = f"{buildpack.layers}/{name}"

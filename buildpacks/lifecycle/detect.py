@@ -4,7 +4,7 @@ import os
 import subprocess
 from typing import NamedTuple
 
-from shipway.buildpacks.lifecycle import checks, env, errors, plan
+from shipway.buildpacks.lifecycle import checks, env, errors, log, plan
 from shipway.buildpacks.lifecycle.request import APP_DIR, PLATFORM_DIR, Buildpack, Request
 
 PASS, FAIL = 0, 100
@@ -47,7 +47,9 @@ def detect(request: Request, scratch: str) -> Selected:
             f"the buildpack {broken.buildpack.id} failed while looking at the app (exit {code})",
             errors.DETECT_ERROR,
         )
-    raise errors.LifecycleError("no buildpack fits this app", errors.NONE_DETECTED, _sought(request))
+    raise errors.LifecycleError(
+        "no buildpack fits this app", errors.NONE_DETECTED, _sought(request)
+    )
 
 
 def _select(
@@ -109,7 +111,7 @@ def buildpack_env(
 def _report(run: Run) -> Run:
     with open(run.output_path, encoding="utf-8", errors="replace") as file:
         for line in file:
-            print(f"       {line.rstrip()}", flush=True)
+            log.detail(line.rstrip())
     return run
 
 

@@ -11,7 +11,7 @@ import tempfile
 import time
 from typing import Any
 
-from shipway.buildpacks.lifecycle import building, launching
+from shipway.buildpacks.lifecycle import building, launching, log
 from shipway.buildpacks.lifecycle.detect import Selected, detect
 from shipway.buildpacks.lifecycle.errors import NONE_DETECTED, LifecycleError
 from shipway.buildpacks.lifecycle.request import (
@@ -30,6 +30,7 @@ def main() -> int:
         request = Request.from_json(file.read())
     os.chdir(APP_DIR)
     os.umask(0o022)
+    os.makedirs(os.environ["HOME"], exist_ok=True)
     os.makedirs(os.path.dirname(RESULT_PATH), exist_ok=True)
     result: dict[str, Any] = {"seconds": {}}
     code = 0
@@ -38,7 +39,7 @@ def main() -> int:
             _run(request, scratch, result)
     except LifecycleError as error:
         for line in error.lines():
-            print(f" !     {line}", flush=True)
+            log.error(line)
         code = error.code
     with open(RESULT_PATH, "w", encoding="utf-8") as file:
         json.dump(result, file)
@@ -54,7 +55,7 @@ def _run(request: Request, scratch: str, result: dict[str, Any]) -> None:
     result["seconds"]["detect"] = detected - start
     built = building.build(request, selected, scratch)
     for layer in launching.exec_d(built):
-        print(f" !     Programs in exec.d of the layer {layer} are not run.", flush=True)
+        log.error(f"Programs in exec.d of the layer {layer} are not run.")
     result["seconds"]["build"] = time.monotonic() - detected
     result.update(_result(selected, built, request))
 
@@ -62,10 +63,10 @@ def _run(request: Request, scratch: str, result: dict[str, Any]) -> None:
 def _announce(selected: Selected) -> None:
     languages = [buildpack.language for buildpack in selected.group if buildpack.language]
     if languages:
-        print(f"-----> {', '.join(languages)} app detected", flush=True)
+        log.step(f"{', '.join(languages)} app detected")
     for buildpack in selected.group:
         if not buildpack.id.startswith("shipway/"):
-            print(f"       Buildpack {buildpack.id} {buildpack.version}", flush=True)
+            log.detail(f"Buildpack {buildpack.id} {buildpack.version}")
 
 
 def _require_procfile(selected: Selected) -> None:

@@ -8,10 +8,22 @@ import os
 from collections.abc import Iterator, Mapping
 
 # What a buildpack may inherit from the build image; nothing else leaks in.
-INHERITED = (
-    "HOME HOSTNAME HTTP_PROXY HTTPS_PROXY NO_PROXY http_proxy https_proxy no_proxy CNB_STACK_ID"
-    " PATH LD_LIBRARY_PATH LIBRARY_PATH CPATH PKG_CONFIG_PATH"
-).split()
+INHERITED = [
+    "HOME",
+    "HOSTNAME",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "CNB_STACK_ID",
+    "PATH",
+    "LD_LIBRARY_PATH",
+    "LIBRARY_PATH",
+    "CPATH",
+    "PKG_CONFIG_PATH",
+]
 BUILD_PATHS = {
     "bin": ("PATH",),
     "lib": ("LD_LIBRARY_PATH", "LIBRARY_PATH"),

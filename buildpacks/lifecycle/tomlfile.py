@@ -1,6 +1,6 @@
 """TOML in and out. The standard library reads it only; what is written here is plain."""
 
-import datetime
+import datetime as dt
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -60,7 +60,7 @@ def _value(value: Any) -> str:
         return _string(value)
     if isinstance(value, (int, float)):
         return repr(value)
-    if isinstance(value, (datetime.date, datetime.time)):
+    if isinstance(value, (dt.date, dt.time)):
         return value.isoformat()
     if isinstance(value, Mapping):
         inner = ", ".join(f"{_key(key)} = {_value(item)}" for key, item in value.items())

@@ -1,0 +1,166 @@
+"""One build: from a folder of source to an image. Analyze, detect and build, export."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shipway.buildpacks import container, processes, result, upper
+from shipway.buildpacks.analyze import analyze
+from shipway.buildpacks.catalog import Catalog, built_in
+from shipway.buildpacks.errors import BuildCancelled, BuildFailed, BuildTimedOut
+from shipway.buildpacks.export import Exporter
+from shipway.buildpacks.lines import ERROR_MARK, LineWriter
+from shipway.buildpacks.stacks import Stack
+from shipway.runtime.engine import Engine
+from shipway.runtime.errors import (
+    Cancelled,
+    InvalidSpec,
+    InvalidTree,
+    RuntimeFailure,
+    StoreFull,
+    TimedOut,
+)
+from shipway.runtime.spec import IdRange, Limits
+
+Output = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRequest:
+    """What to build, and with what.
+
+    `source` is a folder with the app's files, owned by 1000:1000; it is consumed. `workdir` is for
+    this build alone, on the file system of the engine's root, and gone at the end. `previous` is
+    the digest of the app's last good image. `env` are the operator's settings: they reach the
+    buildpacks and stay in no image. `cache` is a folder that only builds of this app use; it need
+    not exist. `timeout` is in seconds.
+    """
+
+    app: str
+    build_id: str
+    source: Path
+    previous: str | None
+    stack: Stack
+    ids: IdRange
+    workdir: Path
+    env: Mapping[str, str] = field(default_factory=dict)
+    ca_bundle: Path | None = None
+    limits: Limits = field(default_factory=Limits)
+    timeout: float = 1800.0
+    labels: Mapping[str, str] = field(default_factory=dict)
+    ref: str = ""
+    cache: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BuildResult:
+    """The image, its commands by process type, seconds by phase.
+
+    `size` is in bytes: what the image has above its stack.
+    """
+
+    image: str
+    processes: dict[str, str]
+    phases: dict[str, float]
+    size: int
+
+
+def build(
+    engine: Engine,
+    request: BuildRequest,
+    output: Output,
+    cancelled: threading.Event,
+    catalog: Catalog | None = None,
+) -> BuildResult:
+    """Build the image. Raises BuildFailed (BuildCancelled, BuildTimedOut): then nothing is left."""
+    try:
+        return _build(engine, request, output, cancelled, catalog or built_in())
+    except BuildFailed:
+        raise
+    except Cancelled as error:
+        raise BuildCancelled("the build was cancelled") from error
+    except TimedOut as error:
+        reason = f"the build took longer than {request.timeout:g} seconds"
+        raise _told(output, BuildTimedOut(reason)) from error
+    except (InvalidTree, StoreFull, InvalidSpec, RuntimeFailure) as error:
+        raise _told(output, BuildFailed(str(error))) from error
+    finally:
+        upper.remove(request.workdir)
+
+
+def _build(
+    engine: Engine,
+    request: BuildRequest,
+    output: Output,
+    cancelled: threading.Event,
+    catalog: Catalog,
+) -> BuildResult:
+    phases: dict[str, float] = {}
+    run = engine.images.get(request.stack.run_image)
+    output(f"-----> Building on the {_title(run.config.labels)} stack")
+    output("-----> Determining which buildpack to use for this app")
+    with _timed(phases, "analyze"):
+        previous = analyze(engine.images, engine.layers, request.previous)
+        job = container.prepare(engine, request, catalog, previous, run)
+    lines = LineWriter(output)
+    with _timed(phases, "container"):
+        exit_ = engine.execute(job.spec, lines.feed, cancelled, request.timeout)
+        lines.close()
+    if exit_.oom:
+        memory = (request.limits.memory or 0) // 2**20
+        raise _told(output, BuildFailed(f"the build ran out of memory (its limit is {memory} MB)"))
+    if exit_.code:
+        raise BuildFailed(lines.reason or f"the build failed (exit {exit_.code})")
+    made = result.read(job.upper, catalog.sources.keys())
+    phases.update(made.seconds)
+    phases["container"] = max(0.0, phases["container"] - sum(made.seconds.values()))
+    if not made.processes:
+        raise _told(output, BuildFailed("the buildpacks declare no process type to start"))
+    if cancelled.is_set():
+        raise Cancelled
+    with _timed(phases, "export"):
+        output("-----> Exporting the image")
+        exporter = Exporter(
+            images=engine.images,
+            layers=engine.layers,
+            catalog=catalog,
+            previous=previous,
+            upper_dir=job.upper,
+            app_dir=request.source,
+            scratch=job.scratch,
+        )
+        kept = exporter.buildpack_layers(made)
+        app = exporter.app_layer()
+        names = (request.ref or f"app/{request.app}:{request.build_id}", f"cache/{request.app}")
+        image = exporter.image(made, kept, app, run, request.labels, names)
+        size = app.size + sum(layer.size for item, layer in kept if item.launch)
+        output(f"       Done: {_megabytes(size)}")
+    return BuildResult(image.digest, processes.commands(made.processes), phases, size)
+
+
+@contextmanager
+def _timed(phases: dict[str, float], name: str) -> Iterator[None]:
+    start = time.monotonic()
+    try:
+        yield
+    finally:
+        phases[name] = time.monotonic() - start
+
+
+def _told(output: Output, error: BuildFailed) -> BuildFailed:
+    """Put the reason into the log too."""
+    output(f"{ERROR_MARK}{error.reason[:1].upper()}{error.reason[1:]}.")
+    return error
+
+
+def _title(labels: Mapping[str, str]) -> str:
+    name = labels.get("io.buildpacks.base.distro.name", "")
+    version = labels.get("io.buildpacks.base.distro.version", "")
+    return f"{name} {version}".strip().title() or "given"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f}M"

@@ -1,0 +1,150 @@
+"""The container in which detection and build run: what it sees, and the folders behind it."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shipway.buildpacks.analyze import Previous
+from shipway.buildpacks.catalog import HERE, Catalog
+from shipway.buildpacks.lifecycle.request import (
+    APP_DIR,
+    CACHE_DIR,
+    LAYERS_DIR,
+    PLATFORM_DIR,
+    REQUEST_PATH,
+    Request,
+)
+from shipway.buildpacks.upper import USER_ID
+from shipway.runtime.engine import Engine
+from shipway.runtime.images import Image
+from shipway.runtime.spec import ContainerSpec, Limits, Mount, Overlay
+
+if TYPE_CHECKING:
+    from shipway.buildpacks.build import BuildRequest
+
+LIFECYCLE_ROOT = "/cnb/lifecycle"
+CA_PATH = "/etc/shipway/ca-certificates.crt"
+# Each program has its own name for "trust these certificates".
+CA_VARIABLES = (
+    "AWS_CA_BUNDLE",
+    "CARGO_HTTP_CAINFO",
+    "CURL_CA_BUNDLE",
+    "GIT_SSL_CAINFO",
+    "NODE_EXTRA_CA_CERTS",
+    "PIP_CERT",
+    "REQUESTS_CA_BUNDLE",
+    "SSL_CERT_FILE",
+)
+CPU_SHARES = 128  # an app's container has 1024
+DRIVER = ("python3", "-sSPB", "-c", "from shipway.buildpacks.lifecycle.driver import run; run()")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A container ready to run, and what it will leave: `upper` of /layers, a `scratch` folder."""
+
+    spec: ContainerSpec
+    upper: Path
+    scratch: Path
+
+
+def prepare(
+    engine: Engine, request: "BuildRequest", catalog: Catalog, previous: Previous, run: Image
+) -> Job:
+    """Make the folders below the build's workdir and write the lifecycle's request."""
+    folders = {name: request.workdir / name for name in ("overlay", "request", "platform", "trees")}
+    for folder in folders.values():
+        folder.mkdir(parents=True)
+    top = folders["overlay"]
+    for path in (top / "upper", top / "work", top / "empty"):
+        path.mkdir()
+        os.chown(path, USER_ID, USER_ID)
+    (folders["platform"] / "env").mkdir()
+    build_image = engine.images.get(request.stack.build_image)
+    content = _request(request, catalog, previous, run, build_image)
+    path = folders["request"] / os.path.basename(REQUEST_PATH)
+    path.write_text(content.to_json(), encoding="utf-8")
+    mounts = [
+        _bind(request.source, APP_DIR, readonly=False),
+        _bind(folders["request"], os.path.dirname(REQUEST_PATH)),
+        _bind(folders["platform"], PLATFORM_DIR),
+        _bind(HERE / "lifecycle", f"{LIFECYCLE_ROOT}/shipway/buildpacks/lifecycle"),
+    ]
+    mounts += [_bind(source.folder, source.buildpack.root) for source in catalog.sources.values()]
+    if request.ca_bundle is not None:
+        mounts.append(_bind(request.ca_bundle.resolve(), CA_PATH))
+    if request.cache is not None:
+        _make_cache(request.cache)
+        mounts.append(_bind(request.cache, CACHE_DIR, readonly=False))
+    spec = ContainerSpec(
+        id=f"build-{request.app}-{request.build_id}",
+        image=build_image.digest,
+        args=DRIVER,
+        env={"PYTHONPATH": LIFECYCLE_ROOT, "HOME": "/tmp/home"},
+        ids=request.ids,
+        cwd=APP_DIR,
+        limits=_gentle(request.limits),
+        mounts=tuple(mounts),
+        overlays=(
+            Overlay(
+                target=LAYERS_DIR,
+                lower=(*previous.lower(engine.layers), top / "empty"),
+                upper=top / "upper",
+                work=top / "work",
+            ),
+        ),
+        labels={"shipway.build": request.build_id, "shipway.app": request.app},
+    )
+    return Job(spec, top / "upper", folders["trees"])
+
+
+def _request(
+    request: "BuildRequest", catalog: Catalog, previous: Previous, run: Image, build_image: Image
+) -> Request:
+    labels = build_image.config.labels
+    target = {
+        "os": "linux",
+        "arch": build_image.config.architecture,
+        "distro_name": labels.get("io.buildpacks.base.distro.name", ""),
+        "distro_version": labels.get("io.buildpacks.base.distro.version", ""),
+    }
+    return Request(
+        stack=request.stack.name,
+        target=target,
+        buildpacks={id_: source.buildpack for id_, source in catalog.sources.items()},
+        order=tuple(
+            tuple((member.id, member.optional) for member in group)
+            for group in catalog.groups(target)
+        ),
+        operator_env=_operator_env(request),
+        launch_env=run.config.env,
+        restored=previous.restored(),
+        stores=previous.stores,
+    )
+
+
+def _operator_env(request: "BuildRequest") -> Mapping[str, str]:
+    """By the specification's suffix rules, so that nothing an app brings along wins over it."""
+    values = dict(request.env)
+    if request.ca_bundle is not None:
+        values.update(dict.fromkeys(CA_VARIABLES, CA_PATH))
+    if request.cache is not None:
+        values["SHIPWAY_CACHE_DIR"] = CACHE_DIR
+    return {f"{name}.override": value for name, value in values.items()}
+
+
+def _gentle(limits: Limits) -> Limits:
+    """A build gives way to apps when both want the processor."""
+    return replace(limits, cpu_shares=min(limits.cpu_shares or CPU_SHARES, CPU_SHARES))
+
+
+def _make_cache(path: Path) -> None:
+    if not path.is_dir():
+        path.mkdir(parents=True, mode=0o700)
+        os.chown(path, USER_ID, USER_ID)
+
+
+def _bind(source: Path, target: str, readonly: bool = True) -> Mount:
+    return Mount(os.fspath(source), target, readonly)
