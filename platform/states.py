@@ -1,5 +1,6 @@
 """The state machines: which moves exist. Everything else is an IllegalMove."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 from shipway.platform.errors import IllegalMove
@@ -46,7 +47,9 @@ class Desired(StrEnum):
 
 State = BuildState | ReleaseState | InstanceState
 
-MOVES: dict[State, frozenset[State]] = {
+Moves = Mapping[State, frozenset[State]]
+
+BUILD: Moves = {
     BuildState.QUEUED: frozenset(
         {
             BuildState.RUNNING,
@@ -68,6 +71,8 @@ MOVES: dict[State, frozenset[State]] = {
     BuildState.FAILED: frozenset(),
     BuildState.CANCELLED: frozenset(),
     BuildState.SUPERSEDED: frozenset(),
+}
+RELEASE: Moves = {
     ReleaseState.PENDING: frozenset({ReleaseState.DEPLOYING, ReleaseState.FAILED}),
     ReleaseState.DEPLOYING: frozenset(
         {ReleaseState.DEPLOYING, ReleaseState.LIVE, ReleaseState.FAILED}
@@ -75,6 +80,8 @@ MOVES: dict[State, frozenset[State]] = {
     ReleaseState.LIVE: frozenset({ReleaseState.RETIRED}),
     ReleaseState.FAILED: frozenset(),
     ReleaseState.RETIRED: frozenset(),
+}
+INSTANCE: Moves = {
     InstanceState.PENDING: frozenset({InstanceState.STARTING, InstanceState.STOPPED}),
     InstanceState.STARTING: frozenset(
         {
@@ -91,6 +98,12 @@ MOVES: dict[State, frozenset[State]] = {
     InstanceState.STOPPING: frozenset({InstanceState.STOPPED}),
     InstanceState.STOPPED: frozenset(),
 }
+# By machine, since states of two machines that have the same word are equal.
+MOVES: Mapping[type[State], Moves] = {
+    BuildState: BUILD,
+    ReleaseState: RELEASE,
+    InstanceState: INSTANCE,
+}
 
 BUILD_ENDED = frozenset(
     {
@@ -104,5 +117,5 @@ BUILD_ENDED = frozenset(
 
 def check_move(thing: str, origin: State, target: State) -> None:
     """Raise IllegalMove unless `origin` may become `target`; `thing` names it in the message."""
-    if target not in MOVES[origin]:
+    if target not in MOVES[type(origin)][origin]:
         raise IllegalMove(thing, origin, target)
