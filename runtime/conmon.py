@@ -8,7 +8,6 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from shipway.runtime.errors import HostUnfit, StartFailed
 from shipway.runtime.ociruntime import OciRuntime
@@ -68,9 +67,7 @@ def log_argument(path: Path | None) -> str:
     return f"k8s-file:{path if path is not None else '/dev/null'}"
 
 
-def create_container(
-    argv: list[str], cwd: Path, adopt: Callable[[int], None], output: int | IO[bytes]
-) -> int:
+def create_container(argv: list[str], cwd: Path, adopt: Callable[[int], None], output: int) -> int:
     """Start a conmon, which creates its container; return the pid of the container's init.
 
     `adopt` is given conmon's pid before it does anything. Raises StartFailed with the reason.

@@ -1,5 +1,6 @@
 """The container engine: a library, no daemon. Threads and processes may share one engine root."""
 
+import builtins
 import json
 import os
 import platform
@@ -176,7 +177,7 @@ class Engine:
         """One container as it is now. Raises NoSuchContainer."""
         return self._observer.container(self._files(container_id))
 
-    def pidfds(self, container_id: str) -> "list[int]":
+    def pidfds(self, container_id: str) -> builtins.list[int]:
         """New pidfds of the container's init and its monitor, as far as they live.
 
         One turns readable when its process dies. The caller closes them.
@@ -272,7 +273,7 @@ class Engine:
     def _files(self, container_id: str) -> Files:
         return Files(self.config.root, self.config.run, check_id(container_id))
 
-    def _ids(self) -> "list[str]":
+    def _ids(self) -> builtins.list[str]:
         return sorted(os.listdir(self.config.root / "containers"))
 
     @contextmanager
@@ -330,7 +331,7 @@ def _drop(_chunk: bytes) -> None:
     """Take output that nobody wants."""
 
 
-def _run_streamed(argv: "list[str]", output: Output, timeout: float | None) -> int:
+def _run_streamed(argv: builtins.list[str], output: Output, timeout: float | None) -> int:
     """Run a command, handing on stdout and stderr; returns its exit code. Raises TimedOut."""
     deadline = None if timeout is None else time.monotonic() + timeout
     process = subprocess.Popen(

@@ -6,11 +6,11 @@ between any two steps leaves only what `removal.remove` clears.
 
 import json
 import resource
+import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from shipway.runtime import conmon, mounts, oci
 from shipway.runtime.addresses import AddressPool
@@ -45,9 +45,7 @@ class Root:
     env: Mapping[str, str]
 
 
-def launch(
-    tools: Tools, files: Files, spec: ContainerSpec, root: Root, output: int | IO[bytes] | None
-) -> None:
+def launch(tools: Tools, files: Files, spec: ContainerSpec, root: Root, output: int | None) -> None:
     """Create and start the container. With `output` its stdout and stderr go there, unlogged."""
     check_paths(files, spec)
     files.create()
@@ -124,11 +122,14 @@ def create(
     files: Files,
     spec: ContainerSpec,
     layers: Sequence[Path],
-    output: int | IO[bytes] | None,
+    output: int | None,
 ) -> int:
     """Mount everything and have conmon create the container; returns init's pid."""
     namespace = user_namespace(spec.ids)
-    log = conmon.log_argument(spec.log_path) if output is None else conmon.PASSTHROUGH
+    if output is None:
+        log, streams = conmon.log_argument(spec.log_path), subprocess.DEVNULL
+    else:
+        log, streams = conmon.PASSTHROUGH, output
     monitor = conmon.Monitor(
         container_id=spec.id,
         bundle=files.bundle,
@@ -142,7 +143,7 @@ def create(
 
     def mount_and_create() -> int:
         mount_all(files, spec, layers, namespace)
-        return conmon.create_container(argv, files.bundle, tools.cgroups.adopt_monitor, output)
+        return conmon.create_container(argv, files.bundle, tools.cgroups.adopt_monitor, streams)
 
     try:
         return mounts.in_own_mount_namespace(mount_and_create)

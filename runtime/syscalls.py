@@ -63,7 +63,7 @@ def setns(fd: int, kind: int) -> None:
 
 
 def mount(source: str, target: str, kind: str | None, flags: int, data: str = "") -> None:
-    """Mount a file system, or change a mount, as mount(2) does."""
+    """Mount a file system on `target`, or change the mount there."""
     _check(
         _libc.mount(
             os.fsencode(source),
