@@ -4,9 +4,11 @@ Bytes go straight between the client and git, both ways at once: nothing is gath
 """
 
 import contextlib
+import logging
 import os
 import signal
 import subprocess
+import sys
 import threading
 import zlib
 from collections.abc import Iterator
@@ -19,6 +21,8 @@ from shipway.platform.errors import InvalidInput, Unauthenticated
 from shipway.platform.receiver import Receiver
 from shipway.platform.repos import Repos
 from shipway.platform.store import Store
+
+log = logging.getLogger(__name__)
 
 CHUNK = 64 << 10  # bytes
 END_GRACE = 3.0  # seconds that git has after SIGTERM
@@ -33,7 +37,7 @@ _making = threading.Lock()
 @blueprint.before_request
 def lift_limit() -> None:
     """A push is limited by git itself, which says so in words that reach its client."""
-    request.max_content_length = None
+    request.max_content_length = sys.maxsize  # None would be the app's own limit
 
 
 @blueprint.get("/<app>.git/info/refs")
@@ -188,8 +192,10 @@ def _feed(body: Iterator[bytes], target: IO[bytes]) -> None:
                     target.write(data)
                 except OSError:
                     wanted = False
-    except (OSError, zlib.error, InvalidInput):
-        pass  # the client hung up or sent nonsense: git sees the end of its input, and says so
+    except (
+        Exception
+    ) as error:  # whatever the WSGI server raises when a client hangs up or sends nonsense
+        log.debug("request body cut short: %s", error)  # git sees the end of its input, and says so
     finally:
         with contextlib.suppress(OSError):
             target.close()

@@ -23,6 +23,7 @@ OWNER_FILE = "shipway-app"  # holds the id of the app that the repository belong
 BUILD_REFS = (
     "refs/builds/"  # one ref per build keeps its commit from being pruned; hidden from clients
 )
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 NO_COMMIT = "0" * 40
 
 CONFIG: dict[tuple[str, str], str] = {
@@ -161,7 +162,7 @@ class Repos:
 def environment(**more: str) -> dict[str, str]:
     """The environment that git runs in: nothing of the operator's config, no terminal to ask on."""
     return {
-        "PATH": os.environ.get("PATH", os.defpath),
+        "PATH": PATH,
         "LANG": "C.UTF-8",
         "HOME": "/nonexistent",
         "GIT_CONFIG_NOSYSTEM": "1",

@@ -1,7 +1,6 @@
 """What a session over SSH may run: git's two services and the command line, found from the command by shell quoting."""
 
 import contextlib
-import os
 import re
 import secrets
 import shlex
@@ -102,7 +101,7 @@ def _command_line(store: Store, user_id: int, argv: list[str]) -> Iterator[Child
         now = store.now(db)
         token = auth.make_token(db, db.get_one(User, user_id), name, now, now + TOKEN_TIME)
     env = {
-        "PATH": os.environ.get("PATH", os.defpath),
+        "PATH": repos.PATH,
         "LANG": "C.UTF-8",
         "HOME": "/nonexistent",
         "PYTHONUNBUFFERED": "1",

@@ -16,6 +16,7 @@ FOLDERS = ("platform", "workers", "buildpacks", "runtime")
 # What workers may know of the platform: where the truth is kept, and nothing that serves people.
 LEAVES = {
     "applog",
+    "branches",
     "builds",
     "errors",
     "events",
