@@ -137,6 +137,12 @@ def end_session(db: Session, secret: str) -> None:
     db.execute(delete(WebSession).where(WebSession.hash == _hash(secret)))
 
 
+def end_other_sessions(db: Session, user: User, secret: str) -> None:
+    """Log the user out in every browser but the one that holds `secret`."""
+    others = (WebSession.user_id == user.id) & (WebSession.hash != _hash(secret))
+    db.execute(delete(WebSession).where(others))
+
+
 def add_key(db: Session, user: User, line: str, name: str = "", *, now: float) -> SshKey:
     """Register a public key, one line in OpenSSH's form. Raises InvalidInput, Conflict."""
     parsed = sshkeys.parse(line)

@@ -155,6 +155,17 @@ class Listener:
             self.close()
         return False
 
+    def fileno(self) -> int | None:
+        """What becomes readable on a signal, for waiting on several things at once; None while Redis is down.
+
+        Call `wait` when it is readable.
+        """
+        connection = getattr(self._pubsub, "connection", None)
+        if connection is None and self._subscribe():
+            connection = self._pubsub.connection
+        sock = getattr(connection, "_sock", None)
+        return sock.fileno() if sock is not None else None
+
     def _drain(self) -> None:
         """Take all that has already come: one look into SQL answers them together."""
         while self._pubsub.get_message(timeout=0) is not None:
