@@ -21,7 +21,9 @@ def wanted(db: Session, app: App, release: Release) -> dict[str, int]:
     scaled = dict(
         db.execute(
             select(Formation.process_type, Formation.quantity).where(Formation.app_id == app.id)
-        ).tuples()
+        )
+        .tuples()
+        .all()
     )
     return {
         kind: scaled.get(kind, 1 if kind == "web" else 0)

@@ -1,0 +1,189 @@
+"""Claims: which build or release may be begun now, and taking it with a lease and a new fence.
+
+A claim never waits: what cannot be begun yet is found again when what it waits for ends, or by the reconciler.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+from sqlalchemy import Select, and_, exists, or_, select
+from sqlalchemy.orm import Session, aliased, joinedload
+
+from shipway.platform import events, formation
+from shipway.platform.errors import LeaseLost
+from shipway.platform.models import App, Build, Release
+from shipway.platform.states import BuildState, ReleaseState
+from shipway.platform.store import LEASE, Store, move, say, signal
+from shipway.workers import owner
+
+MAX_ATTEMPTS = 3
+UNFINISHED = (ReleaseState.PENDING, ReleaseState.DEPLOYING)
+
+
+def claim_build(store: Store, me: str) -> Build | None:
+    """The oldest build that may run now, made ours; None if there is none."""
+    while True:
+        with contextlib.suppress(LeaseLost), store.transaction() as db:
+            build = db.scalars(_claimable_builds(store)).first()
+            if build is None or _take_build(store, db, build, me):
+                return build
+
+
+def claim_release(store: Store, me: str) -> Release | None:
+    """The oldest release that may be deployed now, made ours; None if there is none."""
+    while True:
+        with contextlib.suppress(LeaseLost), store.transaction() as db:
+            release = db.scalars(_claimable_releases(store)).first()
+            if release is None or _take_release(store, db, release, me):
+                return release
+
+
+def anything_claimable(store: Store) -> tuple[bool, bool]:
+    """Whether some build, whether some release could be claimed now."""
+    with store.reading() as db:
+        build = db.scalars(_claimable_builds(store)).first()
+        release = db.scalars(_claimable_releases(store)).first()
+    return build is not None, release is not None
+
+
+def give_back(store: Store, work: Build | Release) -> None:
+    """Let another process take over at once, without counting this attempt."""
+    kind = type(work)
+    with store.transaction() as db:
+        row = db.get(kind, work.id)
+        if row and row.fence == work.fence and row.owner == work.owner:
+            row.lease_until = 0.0
+            row.attempts = max(0, row.attempts - 1)
+
+
+def release_dead(store: Store) -> int:
+    """End the leases of processes of this machine that are no more; how many."""
+    host = store.settings.host_name
+    dead = [work for work in _held_elsewhere(store, host) if owner.has_died(work.owner or "", host)]
+    for work in dead:
+        with store.transaction() as db:
+            row = db.get(type(work), work.id)
+            if row and row.fence == work.fence and row.owner == work.owner:
+                row.lease_until = 0.0
+    return len(dead)
+
+
+def _held_elsewhere(store: Store, host: str) -> Iterator[Build | Release]:
+    here = owner.machine(host) + "/"
+    mine = owner.process(host)
+    with store.reading() as db:
+        for kind, state in ((Build, BuildState.RUNNING), (Release, ReleaseState.DEPLOYING)):
+            yield from db.scalars(
+                select(kind).where(
+                    kind.state == state,
+                    kind.lease_until >= store.clock(),
+                    kind.owner.startswith(here, autoescape=True),
+                    kind.owner != mine,
+                )
+            )
+
+
+def _claimable_builds(store: Store) -> Select[tuple[Build]]:
+    other = aliased(Build)
+    clock = store.clock()
+    # One build of an app at a time: the next one's cache is what this one leaves.
+    busy = exists().where(
+        other.app_id == Build.app_id,
+        other.id != Build.id,
+        other.state == BuildState.RUNNING,
+        other.lease_until >= clock,
+    )
+    open_ = or_(
+        Build.state == BuildState.QUEUED,
+        and_(Build.state == BuildState.RUNNING, Build.lease_until < clock),
+    )
+    return (
+        select(Build)
+        .join(App, App.id == Build.app_id)
+        .where(open_, ~busy, App.destroyed_at.is_(None))
+        .options(joinedload(Build.app), joinedload(Build.user))
+        .order_by(Build.id)
+        .limit(1)
+        .with_for_update(of=(Build, App), skip_locked=True)
+    )
+
+
+def _claimable_releases(store: Store) -> Select[tuple[Release]]:
+    lower = aliased(Release)
+    # In order of version: a release's predecessor is what it falls back to.
+    first = ~exists().where(
+        lower.app_id == Release.app_id,
+        lower.version < Release.version,
+        lower.state.in_(UNFINISHED),
+    )
+    return (
+        select(Release)
+        .join(App, App.id == Release.app_id)
+        .where(
+            Release.state.in_(UNFINISHED),
+            Release.lease_until < store.clock(),
+            first,
+            App.destroyed_at.is_(None),
+        )
+        .options(joinedload(Release.app), joinedload(Release.user), joinedload(Release.build))
+        .order_by(Release.id)
+        .limit(1)
+        .with_for_update(of=(Release, App), skip_locked=True)
+    )
+
+
+def _take_build(store: Store, db: Session, build: Build, me: str) -> bool:
+    now = store.now(db)
+    if build.cancel_requested:
+        say(db, build.stream, " !     Build cancelled.")
+        end_build(db, build, BuildState.CANCELLED, "Cancelled.", now)
+        return False
+    if build.attempts >= MAX_ATTEMPTS:
+        say(db, build.stream, f" !     Builder lost {build.attempts} times; giving up.")
+        end_build(db, build, BuildState.FAILED, "builder lost", now)
+        return False
+    if build.attempts:
+        again = f"{build.attempts + 1}/{MAX_ATTEMPTS}"
+        say(db, build.stream, f" !     Builder lost, retrying ({again}).")
+    move(
+        db,
+        build,
+        BuildState.RUNNING,
+        owner=me,
+        fence=build.fence + 1,
+        lease_until=store.clock() + LEASE,
+        attempts=build.attempts + 1,
+        started_at=now,
+    )
+    signal(db, events.app_topic(build.app_id))
+    return True
+
+
+def _take_release(store: Store, db: Session, release: Release, me: str) -> bool:
+    if release.attempts >= MAX_ATTEMPTS and release.app.release_id != release.id:
+        say(db, release.stream, f" !     Deployer lost {release.attempts} times; giving up.")
+        fail_release(db, release, "deployer lost", store.now(db))
+        return False
+    move(
+        db,
+        release,
+        ReleaseState.DEPLOYING,
+        owner=me,
+        fence=release.fence + 1,
+        lease_until=store.clock() + LEASE,
+        attempts=release.attempts + 1,
+    )
+    return True
+
+
+def end_build(db: Session, build: Build, state: BuildState, reason: str | None, now: float) -> None:
+    """Move a build to its end, and tell those who wait for it."""
+    move(db, build, state, reason=reason, ended_at=now)
+    signal(db, events.app_topic(build.app_id), events.output_topic(build.stream))
+
+
+def fail_release(db: Session, release: Release, reason: str, now: float) -> None:
+    """Give a release up: its instances go, all else stays as it was."""
+    formation.retire(db, release.app, formation.running(db, release))
+    move(db, release, ReleaseState.FAILED, reason=reason, ended_at=now)
+    signal(db, events.app_topic(release.app_id), events.output_topic(release.stream))

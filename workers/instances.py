@@ -1,0 +1,327 @@
+"""One instance of this machine: its container's specification, its start, its end, and what is written down of it.
+
+Each function here may be cut short by kill -9 at any line; the next process finds the row in STARTING, UP or
+STOPPING, the container or not, and `resume` or `stop` goes on from there.
+"""
+
+import contextlib
+import logging
+import os
+import time
+from pathlib import Path
+
+from sqlalchemy.orm import Session
+
+from shipway.platform import applog, events, formation
+from shipway.platform.errors import LeaseLost
+from shipway.platform.models import App, Instance, Release
+from shipway.platform.states import InstanceState, ReleaseState
+from shipway.platform.store import move, signal
+from shipway.runtime.containers import Container, Exit
+from shipway.runtime.errors import ContainerExists, ContainerLost, NoSuchContainer, RuntimeFailure
+from shipway.runtime.spec import ContainerSpec, IdRange, Limits
+from shipway.workers import backoff, health
+from shipway.workers.command import process_args
+from shipway.workers.context import Context
+
+log = logging.getLogger(__name__)
+
+HOME = "/workspace"
+WEB = "web"
+EXIT_WAIT = 5.0  # seconds the monitor has to note how a process ended
+SIGTERM_BIT = 1 << 14
+KILLED = 137
+
+
+def environment(ctx: Context, row: Instance) -> dict[str, str]:
+    """What the instance's environment holds beside its image's own."""
+    release = row.release
+    return {
+        "HOME": HOME,
+        **ctx.vault.open(row.app_id, release.config),
+        "PORT": str(formation.PORT),
+        "DYNO": row.name,
+        "SHIPWAY_APP": row.app.name,
+        "SHIPWAY_RELEASE": f"v{release.version}",
+        "SHIPWAY_COMMIT": release.commit or "",
+    }
+
+
+def specification(ctx: Context, row: Instance) -> ContainerSpec:
+    """The container that runs the instance."""
+    settings = ctx.settings
+    return ContainerSpec(
+        id=row.container,
+        image=row.release.image,
+        args=process_args(row.release.processes[row.process_type]),
+        env=environment(ctx, row),
+        ids=IdRange(row.app.uid_base),
+        cwd=HOME,
+        limits=Limits(
+            memory=settings.instance_memory,
+            cpus=settings.instance_cpus or None,
+            pids=settings.instance_pids,
+        ),
+        labels=labels(ctx, row),
+        log_path=applog.instance_file(settings, row.app.name, row.name, row.id),
+    )
+
+
+def labels(ctx: Context, row: Instance) -> dict[str, str]:
+    """What says on disk whose container it is. `born` tells it from one of another database with the same ids."""
+    return {
+        "shipway.data": str(ctx.settings.data),
+        "shipway.instance": str(row.id),
+        "shipway.born": repr(row.created_at),
+    }
+
+
+class InstanceWork:
+    """What the agent's threads do with an instance. Rows are as the agent read them: detached, app and release loaded."""
+
+    def __init__(self, ctx: Context) -> None:
+        self._ctx = ctx
+        self._store = ctx.store
+
+    # -- start -----------------------------------------------------------------------------------
+
+    def start(self, row: Instance, abort: int) -> list[int]:
+        """Run the container of a row that has just been moved to STARTING; returns what to watch once it is up.
+
+        Empty if it did not come up, or if `abort` (an eventfd) was written to.
+        """
+        self._log(row, f"Starting process with command `{row.release.processes[row.process_type]}`")
+        try:
+            container = self._run(row)
+        except RuntimeFailure as error:
+            self._crash(row, None, f"could not be started: {error}")
+            return []
+        return self._see_up(row, container, abort)
+
+    def resume(self, row: Instance, abort: int) -> list[int]:
+        """Go on with an instance that another process of ours began; as `start`."""
+        try:
+            container = self._ctx.engine.get(row.container)
+        except NoSuchContainer:
+            return self._without_container(row, abort)
+        if dict(container.labels) != labels(self._ctx, row):
+            self._ctx.engine.remove(row.container)
+            return self._without_container(row, abort)
+        if container.state == "created":
+            return self.start(row, abort)
+        if container.state != "running":
+            self.ended(row)
+            return []
+        return self._see_up(row, container, abort)
+
+    def _without_container(self, row: Instance, abort: int) -> list[int]:
+        if row.state == InstanceState.STARTING:
+            return self.start(row, abort)
+        # The machine was started anew, or somebody removed it: no fault of the app's.
+        self._crash(row, None, "its container was gone", counts=False)
+        return []
+
+    def _run(self, row: Instance) -> Container:
+        spec = specification(self._ctx, row)
+        try:
+            return self._ctx.engine.run(spec)
+        except ContainerExists:
+            return self._ctx.engine.get(spec.id)
+
+    def _see_up(self, row: Instance, container: Container, abort: int) -> list[int]:
+        fds = self._ctx.engine.pidfds(row.container)
+        if len(fds) < 2:  # init or its monitor died already
+            health.close_all(fds)
+            self.ended(row)
+            return []
+        if row.state == InstanceState.UP or self._await_up(row, container, [*fds, abort]):
+            return fds
+        health.close_all(fds)
+        return []
+
+    def _await_up(self, row: Instance, container: Container, ended: list[int]) -> bool:
+        timeout = self._ctx.settings.boot_timeout
+        if row.process_type == WEB:
+            host = self._ctx.settings.app_host(row.app.name)
+            address = (container.ip, formation.PORT)
+            outcome = health.await_answer(address, host, timeout, ended)
+        else:
+            outcome = health.await_alive(health.ALIVE, ended)
+        if outcome == health.Outcome.UP:
+            return self._note_up(row, container)
+        if outcome == health.Outcome.TIMEOUT:
+            self._boot_timeout(row, container)
+        elif not health.raised(ended[-1]):
+            self.ended(row)
+        return False
+
+    def _boot_timeout(self, row: Instance, container: Container) -> None:
+        seconds = f"{self._ctx.settings.boot_timeout:g} seconds"
+        text = f"Error R10 (Boot timeout) -> Web process failed to bind to $PORT within {seconds} of launch"
+        hint = health.misbound(container.pid, formation.PORT)
+        text = f"{text}: {hint}" if hint else text
+        self._log(row, text)
+        self._log(row, "Stopping process with SIGKILL")
+        with contextlib.suppress(RuntimeFailure):
+            self._ctx.engine.stop(row.container, 0.0)
+        self._crash(row, KILLED, text)
+
+    # -- end -------------------------------------------------------------------------------------
+
+    def ended(self, row: Instance) -> None:
+        """Write down how an instance that nobody stopped came to its end."""
+        try:
+            found = self._ctx.engine.wait(row.container, EXIT_WAIT)
+        except ContainerLost:
+            self._crash(row, None, "its monitor died (log pipe lost)")
+        except NoSuchContainer:
+            self._crash(row, None, "its container was gone", counts=False)
+        else:
+            self._crash(row, found.code if found else None, self._how(row, found))
+
+    def stop(self, row: Instance) -> None:
+        """End an instance that is not wanted: SIGTERM, its grace, SIGKILL."""
+        if row.state != InstanceState.STOPPING and not self._move(row, InstanceState.STOPPING):
+            return
+        self._log(row, "Stopping all processes with SIGTERM")
+        found = self._stop_container(row)
+        self._ctx.engine.remove(row.container)
+        code = found.code if found else None
+        if self._move(row, InstanceState.STOPPED, exit_code=code, address=None):
+            if found:
+                self._log(row, f"Process exited with status {found.code}")
+            self._log(row, "State changed from up to down")
+
+    def forget(self, row: Instance) -> None:
+        """Write down that an instance without a process is over."""
+        if row.fence:
+            self._ctx.engine.remove(row.container)
+        self._move(row, InstanceState.STOPPED, address=None)
+
+    def _stop_container(self, row: Instance) -> Exit | None:
+        engine = self._ctx.engine
+        try:
+            container = engine.get(row.container)
+            grace = self._ctx.settings.stop_grace if _heeds_sigterm(container.pid) else 0.0
+            began = time.monotonic()
+            found = engine.stop(row.container, grace)
+        except (NoSuchContainer, ContainerLost):
+            return None
+        if grace and time.monotonic() - began >= grace:
+            self._log(
+                row,
+                "Error R12 (Exit timeout) -> At least one process failed to exit within"
+                f" {grace:g} seconds of SIGTERM",
+            )
+            self._log(row, "Stopping remaining processes with SIGKILL")
+        return found
+
+    def _how(self, row: Instance, found: Exit | None) -> str:
+        if found is None:
+            return "ended, and its monitor did not say how"
+        if found.oom:
+            limit = self._ctx.settings.instance_memory >> 20
+            self._log(row, "Error R15 (Memory quota vastly exceeded)")
+            return f"Process ran out of memory (limit {limit} MiB), status {found.code}"
+        return f"Process exited with status {found.code}"
+
+    # -- rows ------------------------------------------------------------------------------------
+
+    def _note_up(self, row: Instance, container: Container) -> bool:
+        port = formation.PORT if row.process_type == WEB else None
+        with self._store.transaction() as db:
+            now = self._store.now(db)
+            if not self._swap(
+                db, row, InstanceState.UP, up_at=now, address=container.ip, port=port
+            ):
+                return False
+            _tell_router(db, row)
+        self._log(row, "State changed from starting to up")
+        return True
+
+    def _crash(self, row: Instance, code: int | None, reason: str, *, counts: bool = True) -> None:
+        with self._store.transaction() as db:
+            fresh = db.get(Instance, row.id)
+            if fresh is None:
+                return
+            now = self._store.now(db)
+            up_for = now - fresh.up_at if fresh.up_at else None
+            crashes = backoff.crashes_in_a_row(fresh.restarts, up_for) if counts else fresh.restarts
+            pause = backoff.delay(crashes) if counts else 0.0
+            before = fresh.state
+            if not self._swap(
+                db,
+                row,
+                InstanceState.CRASHED,
+                exit_code=code,
+                reason=reason,
+                restarts=crashes,
+                next_start_at=now + pause,
+                ended_at=now,
+                address=None,
+            ):
+                return
+            if before == InstanceState.UP:
+                _tell_router(db, row)
+        self._log(row, reason)
+        self._log(row, f"State changed from {before} to crashed")
+        if pause:
+            self._log(row, f"Starts again in {pause:g} seconds, after {crashes} crashes in a row")
+        self._ctx.engine.remove(row.container)
+
+    def _move(self, row: Instance, target: InstanceState, **values: object) -> bool:
+        with self._store.transaction() as db:
+            if target == InstanceState.STOPPED:
+                values["ended_at"] = self._store.now(db)
+            return self._swap(db, row, target, **values)
+
+    def _swap(self, db: Session, row: Instance, target: InstanceState, **values: object) -> bool:
+        """Move the row on if it is still at the fence that we know; False if it is not."""
+        fresh = db.get(Instance, row.id)
+        if fresh is None or fresh.fence != row.fence:
+            return False
+        try:
+            move(db, fresh, target, **values)
+        except LeaseLost:
+            return False
+        row.state = target
+        signal(db, events.app_topic(row.app_id))
+        return True
+
+    def _log(self, row: Instance, text: str) -> None:
+        try:
+            applog.append(self._ctx.settings, row.app.name, f"shipway[{row.name}]", text)
+        except OSError as error:  # a full disk must not keep instances from starting and ending
+            log.warning("log of %s: %s", row.app.name, error)
+
+
+def _tell_router(db: Session, row: Instance) -> None:
+    app = db.get(App, row.app_id)
+    if app and app.release_id == row.release_id and row.process_type == WEB:
+        formation.routes_changed(db, app)
+
+
+def serves(row: Instance) -> bool:
+    """Whether the instance's release is the app's, or is live until its successor is."""
+    release: Release = row.release
+    return row.app.release_id == release.id or release.state == ReleaseState.LIVE
+
+
+def _heeds_sigterm(pid: int) -> bool:
+    """Whether the container's first process has a handler for SIGTERM.
+
+    Without one a process 1 never sees it, where any other would have ended at once: so it may be killed at once.
+    """
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+    for line in status.splitlines():
+        if line.startswith("SigCgt:"):
+            return bool(int(line.split()[1], 16) & SIGTERM_BIT)
+    return True
+
+
+def new_abort() -> int:
+    """An eventfd by which the agent can call a start off."""
+    return os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
