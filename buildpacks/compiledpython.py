@@ -21,8 +21,19 @@ def pin_times(tree: Path, to: int) -> int:
         for name in names:
             if name.endswith(".pyc"):
                 source = os.path.join(os.path.dirname(folder), name.split(".")[0] + ".py")
-                pinned += _pin(os.path.join(folder, name), source, to)
+                pinned += _pin(os.path.join(folder, name), _target(source, tree), to)
     return pinned
+
+
+def _target(source: str, tree: Path) -> str:
+    """Where a source that is a link leads, seen with `tree` as the root of the file system."""
+    try:
+        link = os.readlink(source)
+    except OSError:
+        return source
+    if os.path.isabs(link):
+        return os.path.join(tree, link.lstrip("/"))
+    return os.path.join(os.path.dirname(source), link)
 
 
 def _pin(compiled: str, source: str, to: int) -> bool:

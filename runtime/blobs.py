@@ -20,7 +20,7 @@ from shipway.runtime import files
 from shipway.runtime.errors import DamagedBlob, InvalidReference, StoreFull
 
 CHUNK = 1 << 20
-STALE = 600.0  # seconds after which an unlocked leftover belongs to nobody
+STALE = 60.0  # seconds after which an unlocked leftover belongs to nobody
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _LAYOUT = json.dumps({"imageLayoutVersion": "1.0.0"}).encode()
 

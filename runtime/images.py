@@ -125,7 +125,7 @@ class ImageStore:
             raise InvalidReference(
                 f"{ref!r} is no name for an image; use letters, digits and -._:@/+"
             )
-        self._load(digest, ref)
+        self.get(digest)
         entry = _descriptor(MANIFEST_TYPE, digest, self._blobs.size(digest))
         self._change(ref, entry | {"annotations": {REF_NAME: ref}})
 

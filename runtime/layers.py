@@ -22,7 +22,7 @@ from pathlib import Path
 
 from shipway.runtime import files
 from shipway.runtime.blobs import BlobStore, abandoned, disk_errors, hex_of
-from shipway.runtime.errors import DamagedBlob, InvalidTree, NoSuchLayer
+from shipway.runtime.errors import DamagedBlob, InvalidArchive, InvalidTree, NoSuchLayer
 from shipway.runtime.tarreader import Readable
 from shipway.runtime.treetar import tree_tar
 from shipway.runtime.unpack import UnpackLimits, unpack_tar
@@ -50,7 +50,7 @@ class LayerStore:
         self._staging = self.folder / ".staging"
         self._unsettled = self.folder / ".unsettled"
         with disk_errors(root):
-            self.folder.mkdir(mode=0o700, exist_ok=True)
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._staging.mkdir(mode=0o700, exist_ok=True)
             self._unsettled.mkdir(mode=0o700, exist_ok=True)
 
@@ -198,7 +198,10 @@ class LayerStore:
             raise NoSuchLayer(diff_id) from None
         with file:
             stream = _Hashing(file)
-            unpack_tar(stream, tree, _UNLIMITED, layer=True)
+            try:
+                unpack_tar(stream, tree, _UNLIMITED, layer=True)
+            except InvalidArchive as error:
+                raise DamagedBlob(diff_id, path, f"is no layer: {error}") from error
         if stream.hexdigest() != hex_of(diff_id):
             raise DamagedBlob(diff_id, path, "does not match its digest")
 

@@ -10,6 +10,7 @@ Refused in both: `..`, absolute names, parents that are links, hard links to any
 of the archive, devices, and a second entry of one name (but for directories).
 """
 
+import errno
 import os
 import stat
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from shipway.runtime.errors import ArchiveTooLarge, InvalidArchive, UnsafeArchiv
 from shipway.runtime.tarreader import Member, Readable, TarReader
 
 _FIXED = tarwriter.FIXED_TIME * 10**9
+# what the kernel says of names, links and xattrs that cannot be; a full disk is not among them
+_ODD = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENAMETOOLONG, errno.E2BIG, errno.ERANGE)
 _MAX_ID = (1 << 32) - 2
 _PARENT = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -78,6 +81,10 @@ class _Unpacking:
                 os.utime(self._parent(parts), ns=(mtime, mtime))
         except (OverflowError, ValueError) as error:
             raise InvalidArchive(f"the archive has a header with an odd value: {error}") from error
+        except OSError as error:
+            if error.errno not in _ODD:
+                raise
+            raise InvalidArchive(f"the archive holds what no file can: {error.strerror}") from error
         finally:
             self._close(0)
         return total
@@ -181,6 +188,7 @@ class _Unpacking:
             raise UnsafeArchive(f"{_show(member.name)} hides nothing")
         try:
             whiteouts.make_whiteout(target, parent)
+            self._own(member, target, parent)
         except FileExistsError:
             # The layer has an entry of that name too, and a whiteout never hides its own layer's.
             status = os.stat(target, dir_fd=parent, follow_symlinks=False)
