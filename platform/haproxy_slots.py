@@ -1,0 +1,267 @@
+"""Which slot of HAProxy's serves whom: pure bookkeeping that turns wanted routes into commands.
+
+HAProxy cannot add a backend while it runs, and servers are best not deleted in 2.6. So its configuration declares
+backends with idle servers ahead, the slots; a slot is given an address and set ready when an instance needs one, and
+set to maintenance when the instance is let go. There its running requests finish, and once there are none the slot is
+idle again.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from shipway.platform.routes import STATUS_CODES, Route, Server
+
+IDLE_ADDRESS, IDLE_PORT = "127.0.0.1", 1
+SIZES = (4, 16, 64, 256)  # servers of a backend; an app gets one of twice its instances or more
+START = {4: 12, 16: 2}  # backends a new configuration has, by size
+SPARE = {4: 4, 16: 1}  # fewer idle ones ask for more, ahead of need
+
+HOSTS, APPS, SERVERS = "hosts.map", "apps.map", "servers.map"  # host → app → backend; slot → label
+
+
+@dataclass(frozen=True)
+class Command:
+    """A line for HAProxy's socket; only for a process that has all backends in `needs`, and has them up to date."""
+
+    text: str
+    needs: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True)
+class Slot:
+    """A server line; its name is unique in the whole configuration. Not ready but taken: it drains."""
+
+    name: str
+    server: Server | None = None
+    ready: bool = False
+
+
+@dataclass(slots=True)
+class Backend:
+    """A group of slots, for one app at a time."""
+
+    name: str
+    slots: list[Slot]
+
+    @property
+    def idle(self) -> bool:
+        """Nobody has, and nobody drains from, any of the slots."""
+        return all(slot.server is None for slot in self.slots)
+
+
+@dataclass
+class Table:
+    """All slots and the three maps, as the files have them. `changed` names the files' parts that have changed."""
+
+    backends: dict[str, Backend] = field(default_factory=dict)
+    apps: dict[str, str] = field(default_factory=dict)  # app → backend or code
+    hosts: dict[str, str] = field(default_factory=dict)  # host → app
+    labels: dict[str, str] = field(default_factory=dict)  # slot → label
+    hosts_of: dict[str, set[str]] = field(default_factory=dict)  # app → hosts
+    draining: dict[str, tuple[Backend, Slot]] = field(default_factory=dict)  # slot → where it is
+    changed: set[str] = field(default_factory=set)  # backends' and maps' names
+    grown: bool = False  # has backends that the running HAProxy lacks
+
+    @classmethod
+    def new(cls) -> "Table":
+        """The slots of a first start."""
+        table = cls()
+        for size, count in START.items():
+            table.add(size, count)
+        table.grown = False
+        return table
+
+    def add(self, size: int, count: int) -> None:
+        """Declare `count` more backends of `size` slots; they exist in HAProxy after its next reload."""
+        slot = sum(len(backend.slots) for backend in self.backends.values())
+        for number in range(len(self.backends) + 1, len(self.backends) + 1 + count):
+            name = f"b{number}"
+            self.backends[name] = Backend(name, [Slot(str(slot + n)) for n in range(1, size + 1)])
+            self.changed.add(name)
+            slot += size
+        self.grown = True
+
+    # -- what is wanted -------------------------------------------------------------------------
+
+    def replace(self, routes: Iterable[Route]) -> list[Command]:
+        """Route exactly `routes`: the commands that lead there."""
+        wanted = list(routes)
+        gone = self.apps.keys() - {route.app for route in wanted}
+        commands = [command for app in sorted(gone) for command in self.remove(app)]
+        return commands + self.update(wanted)
+
+    def update(self, routes: Iterable[Route]) -> list[Command]:
+        """Route `routes`, leaving other apps alone; new servers come before old ones go."""
+        wanted = list(routes)
+        owned = {route.app: set(self.hosts_of.get(route.app, ())) for route in wanted}
+        commands = [command for route in wanted for command in self._servers(route)]
+        for route in wanted:
+            commands += self._hosts(route, owned[route.app])
+        return commands
+
+    def remove(self, app: str) -> list[Command]:
+        """Route `app` no more."""
+        commands = [self._del_host(host) for host in sorted(self.hosts_of.get(app, ()))]
+        backend = self.backends.get(self.apps.get(app, ""))
+        if app in self.apps:
+            commands.append(self._del(APPS, self.apps, app))
+        return commands + (self._drain(backend, keep=()) if backend else [])
+
+    def _hosts(self, route: Route, owned: set[str]) -> Iterator[Command]:
+        for host in sorted(set(route.hosts)):
+            if self.hosts.get(host) != route.app:
+                yield self._set_host(host, route.app)
+        for host in sorted(owned - set(route.hosts)):
+            if self.hosts.get(host) == route.app:  # it may have gone to another app just now
+                yield self._del_host(host)
+
+    def _servers(self, route: Route) -> list[Command]:
+        old = self.backends.get(self.apps.get(route.app, ""))
+        target = self._place(route, old) if route.servers else None
+        needs = frozenset({target.name} if target else ())
+        commands = self._fill(target, route.servers) if target else []
+        goal = target.name if target else STATUS_CODES[route.status]
+        if self.apps.get(route.app) != goal:
+            commands.append(self._set(APPS, self.apps, route.app, goal, needs))
+        if old:
+            commands += self._drain(old, route.servers if old is target else (), needs)
+        return commands
+
+    def _place(self, route: Route, old: Backend | None) -> Backend:
+        """The backend for the route: the one it has if there is room, else an idle one, else a new one."""
+        if old:
+            have = {slot.server for slot in old.slots}
+            free = sum(slot.server is None for slot in old.slots)
+            if sum(server not in have for server in route.servers) <= free:
+                return old
+        needed = 2 * len(route.servers)
+        size = next((size for size in SIZES if size >= needed), needed)
+        if not self._idle(size):
+            self.add(size, max(START.get(size, 1), self._count(size)))
+        return self._idle(size)[0]
+
+    def _idle(self, size: int) -> list[Backend]:
+        taken = set(self.apps.values())
+        return [
+            backend
+            for backend in self.backends.values()
+            if len(backend.slots) == size and backend.name not in taken and backend.idle
+        ]
+
+    def _count(self, size: int) -> int:
+        return sum(len(backend.slots) == size for backend in self.backends.values())
+
+    def grow_ahead(self) -> None:
+        """Double the backends of a size of which few are idle."""
+        for size, spare in SPARE.items():
+            if len(self._idle(size)) < spare:
+                self.add(size, self._count(size))
+
+    def _fill(self, backend: Backend, servers: Iterable[Server]) -> list[Command]:
+        commands = []
+        have = {slot.server: slot for slot in backend.slots if slot.server}
+        free = (slot for slot in backend.slots if slot.server is None)
+        for server in servers:
+            slot = have.get(server)
+            if slot is None:
+                slot = next(free)
+                slot.server = server
+                here = frozenset({backend.name})
+                commands.append(self._set(SERVERS, self.labels, slot.name, server.label, here))
+                commands.append(_address(backend, slot, server.address, server.port))
+            if not slot.ready:
+                slot.ready = True
+                self.draining.pop(slot.name, None)
+                self.changed.add(backend.name)
+                commands.append(_state(backend, slot, "ready"))
+        return commands
+
+    def _drain(
+        self, backend: Backend, keep: Iterable[Server], needs: frozenset[str] = frozenset()
+    ) -> list[Command]:
+        """Let go of all but `keep`; where the app moves to a backend it `needs`, only once that is there."""
+        kept = set(keep)
+        commands = []
+        for slot in backend.slots:
+            if slot.ready and slot.server not in kept:
+                slot.ready = False
+                self.draining[slot.name] = backend, slot
+                self.changed.add(backend.name)
+                commands.append(_state(backend, slot, "maint", needs))
+        return commands
+
+    # -- slots that drain -----------------------------------------------------------------------
+
+    def holders(self, server_id: str) -> list[tuple[Backend, Slot]]:
+        """The slots an instance has, in all states: two for a while when its app has moved."""
+        return [
+            (backend, slot)
+            for backend in self.backends.values()
+            for slot in backend.slots
+            if slot.server and slot.server.id == server_id
+        ]
+
+    def free(self, backend: Backend, slot: Slot) -> list[Command]:
+        """Make a slot without requests idle. A new address closes kept connections to the old one."""
+        slot.server = None
+        self.draining.pop(slot.name, None)
+        self.changed.add(backend.name)
+        return [
+            _address(backend, slot, IDLE_ADDRESS, IDLE_PORT),
+            self._del(SERVERS, self.labels, slot.name, frozenset({backend.name})),
+        ]
+
+    # -- maps -----------------------------------------------------------------------------------
+
+    def _set(
+        self,
+        file: str,
+        entries: dict[str, str],
+        key: str,
+        value: str,
+        needs: frozenset[str] = frozenset(),
+    ) -> Command:
+        verb = "set" if key in entries else "add"
+        entries[key] = value
+        self.changed.add(file)
+        return Command(f"{verb} map {file} {key} {value}", needs)
+
+    def _del(
+        self, file: str, entries: dict[str, str], key: str, needs: frozenset[str] = frozenset()
+    ) -> Command:
+        del entries[key]
+        self.changed.add(file)
+        return Command(f"del map {file} {key}", needs)
+
+    def _own(self, host: str, app: str | None) -> None:
+        """Keep `hosts_of` right for a host that goes to `app`."""
+        if owner := self.hosts.get(host):
+            self.hosts_of[owner].discard(host)
+            if not self.hosts_of[owner]:
+                del self.hosts_of[owner]
+        if app:
+            self.hosts_of.setdefault(app, set()).add(host)
+
+    def _set_host(self, host: str, app: str) -> Command:
+        self._own(host, app)
+        return self._set(HOSTS, self.hosts, host, app)
+
+    def _del_host(self, host: str) -> Command:
+        self._own(host, None)
+        return self._del(HOSTS, self.hosts, host)
+
+    def maps(self) -> Mapping[str, Mapping[str, str]]:
+        """The maps by file name."""
+        return {HOSTS: self.hosts, APPS: self.apps, SERVERS: self.labels}
+
+
+def _address(backend: Backend, slot: Slot, address: str, port: int) -> Command:
+    text = f"set server {backend.name}/{slot.name} addr {address} port {port}"
+    return Command(text, frozenset({backend.name}))
+
+
+def _state(
+    backend: Backend, slot: Slot, state: str, needs: frozenset[str] = frozenset()
+) -> Command:
+    text = f"set server {backend.name}/{slot.name} state {state}"
+    return Command(text, needs | {backend.name})
