@@ -5,7 +5,7 @@ Like all operations, these take the store and the user who asks, do one transact
 
 import secrets
 
-from sqlalchemy import or_, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from shipway.platform import applog, auth, formation, hostnames, shapes
@@ -24,11 +24,7 @@ NOUNS = "anchor bay beacon breeze buoy coast dock gull harbor isle keel reef sai
 def all_of(store: Store, user: User) -> list[View]:
     """The apps that the user may work on, by name."""
     with store.reading() as db:
-        query = select(App).where(App.destroyed_at.is_(None)).order_by(App.name)
-        if not user.is_admin:
-            let_in = select(Access.app_id).where(Access.user_id == user.id)
-            query = query.where(or_(App.owner_id == user.id, App.id.in_(let_in)))
-        return [shapes.app(db, store.settings, app) for app in db.scalars(query)]
+        return [shapes.app(db, store.settings, app) for app in auth.apps_of(db, user)]
 
 
 def create(store: Store, user: User, name: str | None = None) -> View:

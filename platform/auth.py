@@ -8,7 +8,7 @@ import secrets
 from functools import cache
 from pathlib import Path
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, or_, select
 from sqlalchemy.orm import Session
 
 from shipway.platform import sshkeys
@@ -79,6 +79,15 @@ def may_use(db: Session, user: User, app: App) -> bool:
         return True
     let_in = select(Access.id).where(Access.app_id == app.id, Access.user_id == user.id)
     return db.scalar(let_in) is not None
+
+
+def apps_of(db: Session, user: User) -> list[App]:
+    """The apps that the user may work on, by name."""
+    query = select(App).where(App.destroyed_at.is_(None)).order_by(App.name)
+    if not user.is_admin:
+        let_in = select(Access.app_id).where(Access.user_id == user.id)
+        query = query.where(or_(App.owner_id == user.id, App.id.in_(let_in)))
+    return list(db.scalars(query))
 
 
 def require_admin(user: User) -> None:
