@@ -9,11 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from shipway.runtime.commands import PATH
 from shipway.runtime.errors import HostUnfit, StartFailed
 from shipway.runtime.ociruntime import OciRuntime
 
 CREATE_TIMEOUT = 60.0
-CHILD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # The log driver that hands the container conmon's own output.
 PASSTHROUGH = "passthrough"
 
@@ -41,7 +41,12 @@ def find_conmon() -> Path:
 
 def conmon_argv(conmon: Path, runtime: OciRuntime, monitor: Monitor) -> list[str]:
     """The command line. Its --cid and --bundle are also how a stray monitor is recognised."""
-    runtime_arguments = [*runtime.arguments(), "--log", str(monitor.runtime_log)]
+    runtime_arguments = [
+        *runtime.arguments(),
+        "--log",
+        str(monitor.runtime_log),
+        "--log-format=json",
+    ]
     return [
         str(conmon),
         *("--api-version", "1"),
@@ -79,7 +84,7 @@ def create_container(argv: list[str], cwd: Path, adopt: Callable[[int], None], o
             argv,
             cwd=cwd,
             env={
-                "PATH": CHILD_PATH,
+                "PATH": PATH,
                 "_OCI_STARTPIPE": str(start_read),
                 "_OCI_SYNCPIPE": str(sync_write),
             },

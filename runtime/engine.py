@@ -6,7 +6,6 @@ import os
 import platform
 import secrets
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,7 +18,7 @@ from typing import Any
 from shipway.runtime import host, oci, removal
 from shipway.runtime.addresses import AddressPool
 from shipway.runtime.cgroups import Cgroups, Stats
-from shipway.runtime.conmon import CHILD_PATH, find_conmon
+from shipway.runtime.conmon import find_conmon
 from shipway.runtime.containers import (
     SIGKILL_CODE,
     Container,
@@ -27,6 +26,7 @@ from shipway.runtime.containers import (
     Files,
     Observer,
     open_pidfd,
+    read_pid,
     wait_for_end,
 )
 from shipway.runtime.errors import (
@@ -36,7 +36,7 @@ from shipway.runtime.errors import (
     NoSuchContainer,
 )
 from shipway.runtime.files import atomic_write, locked
-from shipway.runtime.foreground import Output, Patience, pump
+from shipway.runtime.foreground import Output, Patience, pump, run_streamed
 from shipway.runtime.images import ImageStore
 from shipway.runtime.launch import Root, Tools, launch
 from shipway.runtime.layers import LayerStore
@@ -153,12 +153,17 @@ class Engine:
         if self.get(container_id).state != "running":
             raise NoSuchContainer(container_id)
         document = files.bundle / f"exec-{secrets.token_hex(4)}.json"
+        pid_file = document.with_suffix(".pid")
         atomic_write(document, self._process(files, args, env or {}), durable=False)
         try:
-            argv = self._tools.runtime.execute(container_id, document)
-            code = _run_streamed(argv, output or _drop, timeout)
+            argv = self._tools.runtime.execute(container_id, document, pid_file)
+            code = run_streamed(argv, output or _drop, timeout)
+        except BaseException:
+            self._kill_process(container_id, read_pid(pid_file))
+            raise
         finally:
             document.unlink(missing_ok=True)
+            pid_file.unlink(missing_ok=True)
         return Exit(code, False, time.time())
 
     # -- looking --------------------------------------------------------------------------------
@@ -218,15 +223,7 @@ class Engine:
         """Send a signal to the container's init; nothing happens if that is dead."""
         files = self._files(container_id)
         files.read_record()
-        fd = open_pidfd(self._observer.init_pid(files))
-        if fd is None:
-            return
-        try:
-            signal.pidfd_send_signal(fd, number)
-        except ProcessLookupError:
-            return
-        finally:
-            os.close(fd)
+        self._kill_process(container_id, read_pid(files.init_pid), number)
 
     def stop(self, container_id: str, grace: float = 30.0) -> Exit:
         """End a container: SIGTERM to init, `grace` seconds, SIGKILL to all. Idempotent."""
@@ -250,6 +247,19 @@ class Engine:
         """Kill the container if it lives and delete all of it but its log. Idempotent."""
         with self._lock(container_id, discard=True):
             removal.remove(self._tools, self._files(container_id))
+
+    def _kill_process(self, container_id: str, pid: int, number: int = signal.SIGKILL) -> None:
+        """Signal a process if it is of that container: the pid may be another's by now."""
+        fd = open_pidfd(pid)
+        if fd is None:
+            return
+        try:
+            if self._tools.cgroups.holds(container_id, pid):
+                signal.pidfd_send_signal(fd, number)
+        except ProcessLookupError:
+            return
+        finally:
+            os.close(fd)
 
     # -- parts ----------------------------------------------------------------------------------
 
@@ -329,27 +339,3 @@ class Engine:
 
 def _drop(_chunk: bytes) -> None:
     """Take output that nobody wants."""
-
-
-def _run_streamed(argv: builtins.list[str], output: Output, timeout: float | None) -> int:
-    """Run a command, handing on stdout and stderr; returns its exit code. Raises TimedOut."""
-    deadline = None if timeout is None else time.monotonic() + timeout
-    process = subprocess.Popen(
-        argv,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env={"PATH": CHILD_PATH},
-        start_new_session=True,
-    )
-    with process:
-        assert process.stdout
-        end = os.pidfd_open(process.pid)
-        try:
-            pump(process.stdout.fileno(), end, output, Patience(None, deadline))
-        except BaseException:
-            process.kill()
-            raise
-        finally:
-            os.close(end)
-        return process.wait()

@@ -2,11 +2,13 @@
 
 import os
 import select
+import subprocess
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from shipway.runtime.commands import PATH
 from shipway.runtime.errors import Cancelled, TimedOut
 
 CHUNK = 65536
@@ -66,3 +68,27 @@ def _forward(source: int, output: Output) -> bool:
     if chunk:
         output(chunk)
     return bool(chunk)
+
+
+def run_streamed(argv: list[str], output: Output, timeout: float | None) -> int:
+    """Run a command, handing on stdout and stderr; returns its exit code. Raises TimedOut."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    process = subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={"PATH": PATH},
+        start_new_session=True,
+    )
+    with process:
+        assert process.stdout
+        end = os.pidfd_open(process.pid)
+        try:
+            pump(process.stdout.fileno(), end, output, Patience(None, deadline))
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            os.close(end)
+        return process.wait()

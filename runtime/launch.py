@@ -189,9 +189,8 @@ def start(tools: Tools, files: Files) -> None:
 
 
 def last_error(log: Path) -> str:
-    """The last line that the OCI runtime wrote to its log, without its time stamp."""
+    """The last thing that the OCI runtime wrote to its log, which has one JSON object a line."""
     try:
-        lines = log.read_text(errors="replace").strip().splitlines()
-    except FileNotFoundError:
+        return str(json.loads(log.read_bytes().splitlines()[-1])["msg"])
+    except (OSError, IndexError, ValueError, KeyError):
         return ""
-    return lines[-1].partition(": ")[2] or lines[-1] if lines else ""

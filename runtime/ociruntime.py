@@ -9,7 +9,6 @@ from pathlib import Path
 from shipway.runtime import cgroups
 from shipway.runtime.errors import HostUnfit
 
-COMMAND_TIMEOUT = 30.0
 CRUN_REMEDY = "mount the controllers left in cgroup v2 as v1, or use runc"
 INSTALL_REMEDY = "install Debian's package crun or runc"
 
@@ -35,9 +34,9 @@ class OciRuntime:
         """The command that deletes a container, killing it if need be."""
         return [str(self.path), *self.arguments(), "delete", "--force", container_id]
 
-    def execute(self, container_id: str, process: Path) -> list[str]:
+    def execute(self, container_id: str, process: Path, pid_file: Path) -> list[str]:
         """The command that runs one more process, described in a file, in a container."""
-        options = ["--process", str(process)]
+        options = ["--process", str(process), "--pid-file", str(pid_file)]
         return [str(self.path), *self.arguments(), "exec", *options, container_id]
 
     def state_folder(self, container_id: str) -> Path:

@@ -1,0 +1,132 @@
+"""An engine of a test module's own, with its bridge, control groups and rules; all gone at the end."""
+
+import contextlib
+import os
+import shutil
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import support
+from shipway.runtime.containers import Exit
+from shipway.runtime.engine import Engine, EngineConfig
+from shipway.runtime.spec import ContainerSpec, IdRange
+
+IMAGE = "stack/debian-13:run"
+IDS = IdRange(300000)
+
+
+class Lab:
+    """An engine and short ways to use it."""
+
+    def __init__(self, folder: Path, seed: str, **settings: Any) -> None:
+        bridge, subnet = support.network_names(seed)
+        self.folder = folder
+        self.config = EngineConfig(
+            root=folder / "d",
+            run=folder / "r",
+            bridge=bridge,
+            subnet=subnet,
+            table=bridge,
+            cgroup=f"shipway-test/{bridge}",
+            **settings,
+        )
+        support.link_stack(self.config.root)
+        self.engine = Engine(self.config)
+        self.engine.setup()
+
+    def spec(self, name: str, *args: str, **changes: Any) -> ContainerSpec:
+        """A specification with the log at `log(name)`."""
+        values = {"env": {}, "ids": IDS, "log_path": self.log(name)} | changes
+        return ContainerSpec(id=name, image=IMAGE, args=args, **values)
+
+    def run(self, name: str, *args: str, **changes: Any) -> None:
+        """Start a container."""
+        self.engine.run(self.spec(name, *args, **changes))
+
+    def execute(self, *args: str, **changes: Any) -> tuple[Exit, str]:
+        """Run a program in a container to its end; its exit and what it said."""
+        chunks: list[bytes] = []
+        ended = self.engine.execute(self.spec("foreground", *args, **changes), chunks.append)
+        return ended, b"".join(chunks).decode()
+
+    def python(self, code: str, **changes: Any) -> str:
+        """What a Python program prints in a container; it must succeed."""
+        ended, text = self.execute("python3", "-c", textwrap.dedent(code), **changes)
+        assert ended.code == 0, text
+        return text
+
+    def log(self, name: str) -> Path:
+        """Where a container's output goes."""
+        return self.folder / f"{name}.log"
+
+    def says(self, name: str) -> list[str]:
+        """The messages in a container's log."""
+        path = self.log(name)
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [line.split(" ", 3)[3] for line in lines]
+
+    def leftovers(self) -> dict[str, list[str]]:
+        """All that containers of this engine have on this machine now; of no container: nothing."""
+        cgroups = self.engine._tools.cgroups
+        folders = [each.mount / cgroups.parent / "containers" for each in cgroups.hierarchies]
+        found = {
+            "groups": [
+                str(path) for folder in folders for path in folder.iterdir() if path.is_dir()
+            ],
+            "monitors": processes_of(self.folder),
+            "ports": self.engine._tools.network.ports(),
+            "leases": list(self.engine._tools.pool.leases().values()),
+            "mounts": [line for line in mounts() if str(self.folder) in line],
+            "states": os.listdir(self.config.root / "containers"),
+            "bundles": [name for name in os.listdir(self.config.run) if name != ".oci"],
+            "runtime": os.listdir(self.engine._tools.runtime.root),
+        }
+        return {name: values for name, values in found.items() if values and values != [".cache"]}
+
+    def close(self) -> None:
+        """Remove every container and what `setup` made."""
+        for name in os.listdir(self.config.root / "containers"):
+            self.engine.remove(name)
+        self.engine.teardown()
+
+
+@contextlib.contextmanager
+def open_lab(seed: str, **settings: Any) -> Iterator[Lab]:
+    """A lab in a folder of its own, closed at the end."""
+    with support.scratch() as folder:
+        lab = Lab(folder, seed, **settings)
+        try:
+            yield lab
+        finally:
+            lab.close()
+            shutil.rmtree(folder)
+
+
+def mounts() -> list[str]:
+    """The mounts of this process's namespace."""
+    return Path("/proc/self/mountinfo").read_text().splitlines()
+
+
+def processes_of(folder: Path) -> list[str]:
+    """The command lines of processes that name a path below the folder, ours excepted."""
+    found = []
+    for name in os.listdir("/proc"):
+        with contextlib.suppress(OSError):
+            words = Path("/proc", name, "cmdline").read_bytes().split(b"\0")
+            if name.isdigit() and b"--bundle" in words:
+                found.append(b" ".join(words).decode())
+    return [line for line in found if str(folder) in line]
+
+
+def eventually(check: Callable[[], Any], timeout: float = 10.0) -> Any:
+    """The first true answer of `check`; fails after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    delay = 0.005
+    while not (found := check()):
+        assert time.monotonic() < deadline, f"still {found!r} after {timeout} s"
+        time.sleep(delay)
+        delay = min(delay * 2, 0.1)
+    return found

@@ -1,0 +1,112 @@
+"""Whoever starts or removes a container is killed at each step: nothing stays that is not found."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from enginelab import IMAGE, Lab, open_lab
+
+STARTING = [
+    "containers.Files.create",
+    "addresses.AddressPool.lease",
+    "containers.Files.write_record",
+    "launch.write_etc",
+    "launch.write_config",
+    "mounts.mount_private_tmpfs",
+    "mounts.mount_overlay",
+    "cgroups.Cgroups.adopt_monitor",
+    "conmon.create_container",
+    "launch.create",
+    "network.Network._connect",
+    "network.Network._configure",
+    "launch.start",
+    "containers.Files.note_started",
+]
+REMOVING = [
+    "cgroups.Cgroups.kill_all",
+    "removal.kill_processes",
+    "network.Network.detach",
+    "removal.run_command",
+    "cgroups.Cgroups.remove",
+    "removal.delete_tree",
+    "addresses.AddressPool.release",
+]
+
+# Runs as a process of its own, which kills itself at one step, before or after it is done.
+SCRIPT = """
+import importlib, os, signal, sys
+from pathlib import Path
+from shipway.runtime.engine import Engine, EngineConfig
+from shipway.runtime.spec import ContainerSpec, IdRange
+
+step, when, verb, config, image = sys.argv[1:]
+module, *names = step.split(".")
+owner = importlib.import_module(f"shipway.runtime.{module}")
+for name in names[:-1]:
+    owner = getattr(owner, name)
+original = getattr(owner, names[-1])
+
+def deadly(*args, **kwargs):
+    if when == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    original(*args, **kwargs)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+engine = Engine(EngineConfig(**eval(config)))
+spec = ContainerSpec("victim", image, ("sleep", "60"), {}, IdRange(300000))
+if verb == "remove":
+    engine.run(spec)
+setattr(owner, names[-1], deadly)
+engine.run(spec) if verb == "run" else engine.remove("victim")
+"""
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    """One engine for all tests of this file."""
+    with open_lab(__name__) as lab:
+        yield lab
+
+
+def die_at(lab: Lab, step: str, when: str, verb: str) -> None:
+    """Have a process start (or remove) the container "victim" and be killed at a step."""
+    config = repr(vars(lab.config)).replace("PosixPath", "Path")
+    argv = [sys.executable, "-c", SCRIPT, step, when, verb, config, IMAGE]
+    done = subprocess.run(argv, timeout=60, capture_output=True, text=True)
+    assert done.returncode == -9, done.stderr
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("step", STARTING)
+def test_remove_clears_what_a_killed_start_left(lab: Lab, step: str, when: str) -> None:
+    """After kill -9 around any step of a start, remove() leaves nothing at all."""
+    die_at(lab, step, when, "run")
+    assert [container.state for container in lab.engine.list()] in (
+        [],
+        ["created"],
+        ["lost"],
+        ["running"],
+    )
+    lab.engine.remove("victim")
+    assert lab.leftovers() == {}
+
+
+@pytest.mark.parametrize("step", STARTING[:-2])
+def test_the_next_start_replaces_what_a_killed_one_left(lab: Lab, step: str) -> None:
+    """After kill -9 at any step of a start, a start with the same id simply works."""
+    die_at(lab, step, "after", "run")
+    lab.run("victim", "sleep", "60")
+    assert lab.engine.get("victim").state == "running"
+    lab.engine.remove("victim")
+    assert lab.leftovers() == {}
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("step", REMOVING)
+def test_remove_goes_on_where_a_killed_one_ended(lab: Lab, step: str, when: str) -> None:
+    """After kill -9 around any step of a removal, another removal leaves nothing at all."""
+    die_at(lab, step, when, "remove")
+    lab.engine.remove("victim")
+    assert lab.leftovers() == {}
