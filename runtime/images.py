@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from shipway.runtime import files
 from shipway.runtime.blobs import BlobStore, disk_errors, is_digest
-from shipway.runtime.errors import DamagedBlob, InvalidReference, NoSuchImage, NoSuchLayer
+from shipway.runtime.errors import DamagedBlob, InvalidReference, NoSuchImage
 from shipway.runtime.layers import Layer, LayerStore
 
 CREATED = "1980-01-01T00:00:01Z"
@@ -103,9 +103,9 @@ class ImageStore:
 
     def write(self, layers: Sequence[Layer], config: ImageConfig, ref: str | None) -> Image:
         """Store an image of `layers` (bottom first) and tag it. Raises NoSuchLayer."""
-        for layer in layers:
-            if not self._layers.has(layer.diff_id):
-                raise NoSuchLayer(layer.diff_id)
+        with self._blobs.lock():
+            for layer in layers:
+                self._layers.renew(layer.diff_id)
         config_blob = _encode(_config_document(layers, config))
         config_digest = self._blobs.put(config_blob)
         manifest = {

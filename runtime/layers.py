@@ -72,6 +72,18 @@ class LayerStore:
             self._restore(diff_id)
         return path
 
+    def renew(self, diff_id: str) -> None:
+        """Make the layer young, so that prune leaves it to the image it is about to be in.
+
+        The caller holds the blobs' lock. Raises NoSuchLayer.
+        """
+        if not self.has(diff_id):
+            raise NoSuchLayer(diff_id)
+        os.utime(self.blobs.path(diff_id))
+        tree = self.folder / hex_of(diff_id)
+        if tree.is_dir():
+            os.utime(tree, ns=_times(tree))
+
     def commit(self, tree: Path) -> Layer:
         """Make a layer of `tree`, which is taken over (on success it is gone from its place).
 
@@ -84,7 +96,7 @@ class LayerStore:
         def take_over(digest: str) -> None:
             target = self.folder / hex_of(digest)
             if target.is_dir() and not self._is_suspect(target.name):
-                os.utime(target, ns=_times(target))  # young again, for prune
+                self.renew(digest)
                 return
             self._mark(target.name)
             self._discard_tree(target.name)

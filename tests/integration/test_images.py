@@ -319,6 +319,15 @@ def test_prune_leaves_a_layer_that_was_just_wanted_again(root: Path, stores: Sto
     stores.layers.verify(layer.diff_id)
 
 
+def test_prune_leaves_a_layer_that_an_image_was_just_made_of(root: Path, stores: Stores) -> None:
+    """An old layer that a new image reuses is young again, before the image has a name."""
+    layer = stores.layers.commit(make_tree(root, "one", a="1"))
+    time.sleep(0.3)
+    image = stores.images.write([layer], CONFIG, None)
+    stores.images.prune([], grace=0.2)
+    stores.images.verify(image.digest)
+
+
 def test_prune_stops_at_a_damaged_image_in_use(root: Path, stores: Stores) -> None:
     """When it cannot be known what is in use, nothing is removed."""
     layer = stores.layers.commit(make_tree(root, a="1"))
