@@ -11,6 +11,7 @@ from shipway.buildpacks.catalog import HERE, Catalog
 from shipway.buildpacks.lifecycle.request import (
     APP_DIR,
     CACHE_DIR,
+    HOME,
     LAYERS_DIR,
     PLATFORM_DIR,
     REQUEST_PATH,
@@ -82,7 +83,7 @@ def prepare(
         id=f"build-{request.app}-{request.build_id}",
         image=build_image.digest,
         args=DRIVER,
-        env={"PYTHONPATH": LIFECYCLE_ROOT, "HOME": "/tmp/home"},
+        env={"PYTHONPATH": LIFECYCLE_ROOT},
         ids=request.ids,
         cwd=APP_DIR,
         limits=_gentle(request.limits),
@@ -111,13 +112,13 @@ def _request(
         "distro_version": labels.get("io.buildpacks.base.distro.version", ""),
     }
     return Request(
-        stack=request.stack.name,
         target=target,
         buildpacks={id_: source.buildpack for id_, source in catalog.sources.items()},
         order=tuple(
             tuple((member.id, member.optional) for member in group)
             for group in catalog.groups(target)
         ),
+        build_env={**build_image.config.env, "HOME": HOME},
         operator_env=_operator_env(request),
         launch_env=run.config.env,
         restored=previous.restored(),

@@ -1,12 +1,10 @@
 """The build phase: each buildpack's bin/build in turn, and what it left in its layers."""
 
 import os
-import shutil
-import subprocess
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from shipway.buildpacks.lifecycle import checks, env, errors, plan, tomlfile
+from shipway.buildpacks.lifecycle import checks, env, errors, plan, spawn, tomlfile
 from shipway.buildpacks.lifecycle.detect import Selected, buildpack_env
 from shipway.buildpacks.lifecycle.request import (
     APP_DIR,
@@ -38,7 +36,7 @@ class Built(NamedTuple):
 
 def build(request: Request, selected: Selected, scratch: str) -> Built:
     """Run the group. Raises LifecycleError at the first buildpack that fails."""
-    build_env = env.inherited(os.environ)
+    build_env = env.inherited(request.build_env)
     entries = list(selected.entries)
     layers: list[BuiltLayer] = []
     processes: dict[str, tuple[str, checks.Process]] = {}
@@ -90,12 +88,8 @@ def _run(
     ]
     tomlfile.write(plan_path, {"entries": wanted})
     own = {"CNB_LAYERS_DIR": buildpack.layers, "CNB_BP_PLAN_PATH": plan_path}
-    code = subprocess.call(
-        [f"{buildpack.root}/bin/build", buildpack.layers, PLATFORM_DIR, plan_path],
-        cwd=APP_DIR,
-        env=buildpack_env(buildpack, request, own, dict(build_env)),
-        stdin=subprocess.DEVNULL,
-    )
+    args = [f"{buildpack.root}/bin/build", buildpack.layers, PLATFORM_DIR, plan_path]
+    code = spawn.start(args, buildpack_env(buildpack, request, own, build_env)).wait()
     if code:
         # Our own have said what is wrong, unless they were killed or crashed.
         said = code == 1 and buildpack.id.startswith("shipway/")
@@ -130,6 +124,8 @@ def _set_aside(folder: str) -> None:
     try:
         os.rename(folder, f"{folder}.ignore")
     except OSError:  # a restored layer lies below the overlay and cannot be renamed
+        import shutil  # costs more than all else in a build that needs it not
+
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -1,20 +1,20 @@
 """Detection: run each candidate's bin/detect and choose the first group that works."""
 
 import os
-import subprocess
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from shipway.buildpacks.lifecycle import checks, env, errors, log, plan
-from shipway.buildpacks.lifecycle.request import APP_DIR, PLATFORM_DIR, Buildpack, Request
+from shipway.buildpacks.lifecycle import checks, env, errors, log, plan, spawn
+from shipway.buildpacks.lifecycle.request import PLATFORM_DIR, Buildpack, Request
 
 PASS, FAIL = 0, 100
 
 
 class Run(NamedTuple):
-    """One bin/detect that is running or has ended."""
+    """One bin/detect that was started."""
 
     buildpack: Buildpack
-    process: subprocess.Popen[bytes]
+    child: spawn.Child
     plan_path: str
     output_path: str
 
@@ -29,24 +29,24 @@ class Selected(NamedTuple):
 def detect(request: Request, scratch: str) -> Selected:
     """Try the groups in order. Raises LifecycleError when none fits."""
     runs: dict[str, Run] = {}
-    broken: Run | None = None
+    codes: dict[str, int] = {}
     for group in request.order:
         for id_, _ in group:  # all of a group at once
             if id_ not in runs:
                 runs[id_] = _start(request.buildpacks[id_], request, scratch)
-        codes = {id_: runs[id_].process.wait() for id_, _ in group}
         for id_, _ in group:
-            if codes[id_] not in (PASS, FAIL):
-                broken = broken or _report(runs[id_])
+            if id_ not in codes:
+                codes[id_] = runs[id_].child.wait()
         selected = _select(group, codes, runs, request)
         if selected is not None:
             return selected
-    if broken is not None:
-        code = broken.process.wait()
-        raise errors.LifecycleError(
-            f"the buildpack {broken.buildpack.id} failed while looking at the app (exit {code})",
-            errors.DETECT_ERROR,
-        )
+    for id_, code in codes.items():
+        if code not in (PASS, FAIL):
+            _report(runs[id_])
+            raise errors.LifecycleError(
+                f"the buildpack {id_} failed while looking at the app (exit {code})",
+                errors.DETECT_ERROR,
+            )
     raise errors.LifecycleError(
         "no buildpack fits this app", errors.NONE_DETECTED, _sought(request)
     )
@@ -76,27 +76,22 @@ def _select(
 def _start(buildpack: Buildpack, request: Request, scratch: str) -> Run:
     base = os.path.join(scratch, buildpack.folder)
     plan_path, output_path = f"{base}.plan.toml", f"{base}.detect.out"
-    open(plan_path, "w").close()
-    with open(output_path, "wb") as output:
-        process = subprocess.Popen(
-            [f"{buildpack.root}/bin/detect", PLATFORM_DIR, plan_path],
-            cwd=APP_DIR,
-            env=buildpack_env(buildpack, request, {"CNB_BUILD_PLAN_PATH": plan_path}),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    return Run(buildpack, process, plan_path, output_path)
+    with open(plan_path, "w"):
+        pass  # it is there, and empty
+    args = [f"{buildpack.root}/bin/detect", PLATFORM_DIR, plan_path]
+    env_ = buildpack_env(buildpack, request, {"CNB_BUILD_PLAN_PATH": plan_path})
+    child = spawn.start(args, env_, output_path)
+    return Run(buildpack, child, plan_path, output_path)
 
 
 def buildpack_env(
     buildpack: Buildpack,
     request: Request,
     own: dict[str, str],
-    base: dict[str, str] | None = None,
+    base: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """What bin/detect or bin/build gets: `base`, the target, the user's and the operator's values."""
-    values = dict(env.inherited(os.environ) if base is None else base)
+    values = env.inherited(request.build_env) if base is None else dict(base)
     if not buildpack.clear_env:
         values = env.with_user_env(values, env.read_env_files(f"{PLATFORM_DIR}/env"))
     values = env.with_operator_env(values, request.operator_env)
@@ -108,11 +103,10 @@ def buildpack_env(
     return values
 
 
-def _report(run: Run) -> Run:
+def _report(run: Run) -> None:
     with open(run.output_path, encoding="utf-8", errors="replace") as file:
         for line in file:
             log.detail(line.rstrip())
-    return run
 
 
 def _sought(request: Request) -> tuple[str, ...]:

@@ -7,7 +7,6 @@ nothing about the host: what it writes to RESULT_PATH is read there with suspici
 import json
 import os
 import sys
-import tempfile
 import time
 from typing import Any
 
@@ -16,6 +15,7 @@ from shipway.buildpacks.lifecycle.detect import Selected, detect
 from shipway.buildpacks.lifecycle.errors import NONE_DETECTED, LifecycleError
 from shipway.buildpacks.lifecycle.request import (
     APP_DIR,
+    HOME,
     REQUEST_PATH,
     RESULT_PATH,
     Request,
@@ -30,13 +30,12 @@ def main() -> int:
         request = Request.from_json(file.read())
     os.chdir(APP_DIR)
     os.umask(0o022)
-    os.makedirs(os.environ["HOME"], exist_ok=True)
+    os.makedirs(HOME, exist_ok=True)
     os.makedirs(os.path.dirname(RESULT_PATH), exist_ok=True)
     result: dict[str, Any] = {"seconds": {}}
     code = 0
     try:
-        with tempfile.TemporaryDirectory(prefix="lifecycle-") as scratch:
-            _run(request, scratch, result)
+        _run(request, _scratch(), result)
     except LifecycleError as error:
         for line in error.lines():
             log.error(line)
@@ -44,6 +43,13 @@ def main() -> int:
     with open(RESULT_PATH, "w", encoding="utf-8") as file:
         json.dump(result, file)
     return code
+
+
+def _scratch() -> str:
+    """A folder for plans; it ends with the container."""
+    path = "/tmp/lifecycle"
+    os.mkdir(path, 0o700)
+    return path
 
 
 def _run(request: Request, scratch: str, result: dict[str, Any]) -> None:

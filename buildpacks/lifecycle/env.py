@@ -34,9 +34,9 @@ LAUNCH_PATHS = {"bin": ("PATH",), "lib": ("LD_LIBRARY_PATH",)}
 _PATH_VARIABLES = {name for names in BUILD_PATHS.values() for name in names}
 
 
-def inherited(environ: Mapping[str, str]) -> dict[str, str]:
-    """The part of the lifecycle's own environment that a buildpack starts with."""
-    return {name: environ[name] for name in INHERITED if name in environ}
+def inherited(image_env: Mapping[str, str]) -> dict[str, str]:
+    """The part of the build image's environment that a buildpack starts with."""
+    return {name: image_env[name] for name in INHERITED if name in image_env}
 
 
 def add_root(env: dict[str, str], root: str, paths: Mapping[str, tuple[str, ...]]) -> None:

@@ -11,6 +11,7 @@ BUILDPACKS_DIR = "/cnb/buildpacks"
 REQUEST_PATH = "/cnb/request/request.json"
 RESULT_PATH = f"{LAYERS_DIR}/config/result.json"
 CACHE_DIR = "/cache"
+HOME = "/tmp/home"
 
 
 class Buildpack(NamedTuple):
@@ -56,10 +57,10 @@ class Restored(NamedTuple):
 class Request(NamedTuple):
     """Everything about one build. `target` holds os, arch, distro_name and distro_version."""
 
-    stack: str
     target: Mapping[str, str]
     buildpacks: Mapping[str, Buildpack]
     order: tuple[tuple[tuple[str, bool], ...], ...]
+    build_env: Mapping[str, str]
     operator_env: Mapping[str, str]
     launch_env: Mapping[str, str]
     restored: Mapping[str, tuple[Restored, ...]]

@@ -1,10 +1,8 @@
-"""The Procfile: one `<type>: <command>` a line."""
-
-import re
+"""The Procfile: one `<type>: <command>` a line. Imports nothing, so that a build starts fast."""
 
 LARGEST = 64 * 1024  # bytes
 LONGEST_TYPE = 63
-TYPE = re.compile(r"[A-Za-z0-9_-]+")
+TYPE_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
 EXPECTED = "expected `<type>: <command>`, such as `web: gunicorn --bind 0.0.0.0:$PORT app:app`"
 
 
@@ -39,6 +37,12 @@ def parse(data: bytes) -> dict[str, str]:
     return processes
 
 
+def toml_string(text: str) -> str:
+    """`text` as a basic string of TOML."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + "".join(c if " " <= c != "\x7f" else f"\\u{ord(c):04X}" for c in escaped) + '"'
+
+
 def _text(data: bytes) -> str:
     data = data.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -60,7 +64,7 @@ def _line(line: str, number: int) -> tuple[str, str]:
     type_, command = type_.rstrip(" \t"), command.strip(" \t")
     if not colon:
         raise InvalidProcfile(f"Procfile line {number}: has no colon, {EXPECTED}")
-    if not TYPE.fullmatch(type_):
+    if not type_ or not TYPE_CHARACTERS.issuperset(type_):
         raise InvalidProcfile(
             f"Procfile line {number}: {_short(type_)} is no process type,"
             " expected letters, digits, '-' and '_' before the colon"

@@ -33,10 +33,10 @@ def test_actions(tmp_path: Path) -> None:
         PLAIN=" $HOME\n",
         IGNORED__unknown="new",
     )
-    values = {
-        name: "old"
-        for name in "APPEND APPEND_DELIM PREPEND PREPEND_DELIM DEFAULT OVERRIDE PLAIN".split()
-    } | {"DEFAULT_EMPTY": ""}
+    values = dict.fromkeys(
+        ["APPEND", "APPEND_DELIM", "PREPEND", "PREPEND_DELIM", "DEFAULT", "OVERRIDE", "PLAIN"],
+        "old",
+    ) | {"DEFAULT_EMPTY": ""}
     env.add_dir(values, str(tmp_path))
     assert values == {
         "APPEND": "oldnew",
