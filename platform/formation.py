@@ -18,13 +18,10 @@ TASK_TYPES = frozenset({"release"})
 
 def wanted(db: Session, app: App, release: Release) -> dict[str, int]:
     """Instances wanted by process type of `release`: what was scaled to, else web=1 and the rest 0."""
-    scaled = dict(
-        db.execute(
-            select(Formation.process_type, Formation.quantity).where(Formation.app_id == app.id)
-        )
-        .tuples()
-        .all()
+    rows = db.execute(
+        select(Formation.process_type, Formation.quantity).where(Formation.app_id == app.id)
     )
+    scaled = {kind: quantity for kind, quantity in rows}  # noqa: C416 -- dict() takes a Result for a mapping
     return {
         kind: scaled.get(kind, 1 if kind == "web" else 0)
         for kind in release.processes

@@ -38,7 +38,7 @@ PIDS = 4096  # processes of one build: compilers fork
 BUILD_SHARES = 128  # an eighth of an instance's share of the CPU
 
 
-@celery.task(name="shipway.build")
+@celery.task(name="shipway.build")  # type: ignore[untyped-decorator]
 def build(build_id: int) -> None:
     """Run the builds that wait."""
     run_builds(context())
@@ -152,12 +152,14 @@ class BuildRun:
         if self._interrupted:
             raise self._interrupted
         store, build = self._ctx.store, self._build
+        lines = self._console.take()
         with store.transaction() as db:
             now = store.now(db)
-            row = db.get_one(Build, build.id)
-            self._check_ours(row)
+            row = claims.still_held(db, build)
+            if row is None:
+                raise LeaseLost(f"Build {build.id} was taken over by another worker.")
             app = db.get_one(App, self._app.id)
-            _say(row, db, self._console.take())
+            _say(row, db, lines)
             row.image, row.phases = result.image, dict(result.phases)
             row.processes = dict(result.processes)
             db.flush()
@@ -196,11 +198,12 @@ class BuildRun:
 
     def _end(self, state: BuildState, reason: str, line: str | None) -> None:
         store = self._ctx.store
+        lines = [*self._console.take(), *([line] if line else [])]
         with store.transaction() as db:
-            row = db.get(Build, self._build.id)
-            if row is None or (row.fence, row.owner) != (self._build.fence, self._build.owner):
+            row = claims.still_held(db, self._build)
+            if row is None:
                 return
-            _say(row, db, [*self._console.take(), *([line] if line else [])])
+            _say(row, db, lines)
             claims.end_build(db, row, state, reason, store.now(db))
         self._log(f"Build of {self._build.commit[:8]} {state}: {reason}")
 
@@ -226,10 +229,6 @@ class BuildRun:
         with self._ctx.store.reading() as db:
             if db.scalar(select(Build.cancel_requested).where(Build.id == self._build.id)):
                 raise CancelRequested
-
-    def _check_ours(self, row: Build) -> None:
-        if (row.fence, row.owner) != (self._build.fence, self._build.owner):
-            raise LeaseLost(f"Build {row.id} was taken over by another worker.")
 
     # -- what is left behind ---------------------------------------------------------------------
 

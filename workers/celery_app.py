@@ -5,7 +5,7 @@ A message only says "look into the database": SQL holds what is to be done, a cl
 """
 
 from celery import Celery
-from kombu import Queue
+from kombu.entity import Queue
 
 from shipway.platform.builds import BUILDS
 from shipway.platform.releases import DEPLOYS
@@ -31,7 +31,7 @@ def make_app(settings: Settings) -> Celery:
     """The Celery app; tasks are added by the modules that import it."""
     app = Celery("shipway", broker=broker_url(settings), set_as_current=True)
     app.conf.update(
-        task_queues=[Queue(name) for name in (BUILDS, DEPLOYS, host_queue(settings))],
+        task_queues=[Queue(name) for name in (BUILDS, DEPLOYS, host_queue(settings))],  # type: ignore[no-untyped-call]
         task_serializer="json",
         accept_content=["json"],
         result_backend=None,

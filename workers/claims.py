@@ -4,7 +4,6 @@ A claim never waits: what cannot be begun yet is found again when what it waits 
 """
 
 import contextlib
-from collections.abc import Iterator
 
 from sqlalchemy import Select, and_, exists, or_, select
 from sqlalchemy.orm import Session, aliased, joinedload
@@ -12,8 +11,8 @@ from sqlalchemy.orm import Session, aliased, joinedload
 from shipway.platform import events, formation
 from shipway.platform.errors import LeaseLost
 from shipway.platform.models import App, Build, Release
-from shipway.platform.states import BuildState, ReleaseState
-from shipway.platform.store import LEASE, Store, move, say, signal
+from shipway.platform.states import BuildState, ReleaseState, State
+from shipway.platform.store import LEASE, Store, Work, move, say, signal
 from shipway.workers import owner
 
 MAX_ATTEMPTS = 3
@@ -46,44 +45,53 @@ def anything_claimable(store: Store) -> tuple[bool, bool]:
     return build is not None, release is not None
 
 
-def give_back(store: Store, work: Build | Release) -> None:
+def give_back(store: Store, work: Work) -> None:
     """Let another process take over at once, without counting this attempt."""
-    kind = type(work)
     with store.transaction() as db:
-        row = db.get(kind, work.id)
-        if row and row.fence == work.fence and row.owner == work.owner:
+        if row := still_held(db, work):
             row.lease_until = 0.0
             row.attempts = max(0, row.attempts - 1)
 
 
+def still_held(db: Session, work: Work) -> Work | None:
+    """The row of claimed work in this transaction, None if it is another's by now or gone."""
+    row = db.get(type(work), work.id)
+    held = row is not None and (row.fence, row.owner) == (work.fence, work.owner)
+    return row if held else None
+
+
 def release_dead(store: Store) -> int:
     """End the leases of processes of this machine that are no more; how many."""
+    builds = _held_by_dead(store, Build, BuildState.RUNNING)
+    releases = _held_by_dead(store, Release, ReleaseState.DEPLOYING)
+    for build in builds:
+        _end_lease(store, build)
+    for release in releases:
+        _end_lease(store, release)
+    return len(builds) + len(releases)
+
+
+def _held_by_dead(store: Store, kind: type[Work], state: State) -> list[Work]:
     host = store.settings.host_name
-    dead = [work for work in _held_elsewhere(store, host) if owner.has_died(work.owner or "", host)]
-    for work in dead:
-        with store.transaction() as db:
-            row = db.get(type(work), work.id)
-            if row and row.fence == work.fence and row.owner == work.owner:
-                row.lease_until = 0.0
-    return len(dead)
-
-
-def _held_elsewhere(store: Store, host: str) -> Iterator[Build | Release]:
-    here = owner.machine(host) + "/"
-    mine = owner.process(host)
     with store.reading() as db:
-        for kind, state in ((Build, BuildState.RUNNING), (Release, ReleaseState.DEPLOYING)):
-            yield from db.scalars(
-                select(kind).where(
-                    kind.state == state,
-                    kind.lease_until >= store.clock(),
-                    kind.owner.startswith(here, autoescape=True),
-                    kind.owner != mine,
-                )
+        held = db.scalars(
+            select(kind).where(
+                kind.state == state,
+                kind.lease_until >= store.clock(),
+                kind.owner.startswith(owner.machine(host) + "/", autoescape=True),
+                kind.owner != owner.process(host),
             )
+        )
+        return [work for work in held if owner.has_died(work.owner or "", host)]
 
 
-def _claimable_builds(store: Store) -> Select[tuple[Build]]:
+def _end_lease(store: Store, work: Work) -> None:
+    with store.transaction() as db:
+        if row := still_held(db, work):
+            row.lease_until = 0.0
+
+
+def _claimable_builds(store: Store) -> Select[Build]:
     other = aliased(Build)
     clock = store.clock()
     # One build of an app at a time: the next one's cache is what this one leaves.
@@ -108,7 +116,7 @@ def _claimable_builds(store: Store) -> Select[tuple[Build]]:
     )
 
 
-def _claimable_releases(store: Store) -> Select[tuple[Release]]:
+def _claimable_releases(store: Store) -> Select[Release]:
     lower = aliased(Release)
     # In order of version: a release's predecessor is what it falls back to.
     first = ~exists().where(

@@ -1,5 +1,6 @@
 """How a process type's command is run: by bash, as the container's first process, so that SIGTERM reaches the app."""
 
+import re
 import shlex
 
 # Runs before every command, in the app's folder.
@@ -15,11 +16,9 @@ exit $code
 """
 
 # What `exec` cannot take: keywords, and builtins that change or steer the shell itself.
-SHELL_WORDS = frozenset(
-    (
-        "if then for while until case select function time coproc { [[ ! cd export source . eval set unset exec exit"
-        " ulimit umask trap read shift test [ : true false echo printf wait declare local alias return let pushd popd"
-    ).split()
+SHELL_WORDS = re.compile(
+    r"if|then|for|while|until|case|select|function|time|coproc|\{|\[\[?|!|:|\.|cd|export|source|eval|set|unset|exec|exit"
+    r"|ulimit|umask|trap|read|shift|test|true|false|echo|printf|wait|declare|local|alias|return|let|pushd|popd"
 )
 
 
@@ -40,6 +39,6 @@ def as_exec(command: str) -> str | None:
         return None
     if not words or "\n" in command.strip() or any(set(word) <= set("();<>|&") for word in words):
         return None
-    if words[0] in SHELL_WORDS or "`" in command or "$(" in command:
+    if SHELL_WORDS.fullmatch(words[0]) or "`" in command or "$(" in command:
         return None
     return f"exec env {command}" if "=" in command.split(maxsplit=1)[0] else f"exec {command}"

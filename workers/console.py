@@ -35,7 +35,10 @@ class Console:
             self._wake.notify()
 
     def take(self) -> list[str]:
-        """All lines that were said and not written yet; whoever takes them writes them."""
+        """All lines that were said and not written yet; whoever takes them writes them.
+
+        Not to be called inside a transaction: it waits for a write of ours that may be under way.
+        """
         with self._writing, self._wake:
             taken, self._lines = self._lines, []
             return taken

@@ -32,7 +32,7 @@ HOST_GRACE = 30.0  # seconds beyond boot_timeout after which a silent host fails
 SHOWN_LINES = 20  # of a crashed instance
 
 
-@celery.task(name="shipway.deploy")
+@celery.task(name="shipway.deploy")  # type: ignore[untyped-decorator]
 def deploy(release_id: int) -> None:
     """Deploy the releases that wait."""
     run_deploys(context())
@@ -197,8 +197,8 @@ class Deploy:
 
     def _ours(self, db: Session) -> Release:
         """The release's row in this transaction. Raises LeaseLost if it is another's by now."""
-        row = db.get(Release, self._release.id)
-        if row is None or (row.fence, row.owner) != (self._release.fence, self._release.owner):
+        row = claims.still_held(db, self._release)
+        if row is None:
             raise LeaseLost(f"Release {self._release.id} was taken over by another worker.")
         return row
 

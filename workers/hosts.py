@@ -6,7 +6,7 @@ from shipway.workers.celery_app import app as celery
 agents: list[Agent] = []  # the process's one, once it runs
 
 
-@celery.task(name="shipway.converge")
+@celery.task(name="shipway.converge")  # type: ignore[untyped-decorator]
 def converge() -> None:
     """Have the agent look at once."""
     for agent in agents:

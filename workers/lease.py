@@ -1,24 +1,24 @@
 """Keeping claimed work: renewing its lease in time, and stopping oneself when that fails."""
 
 import time
+from typing import Generic
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from shipway.platform.errors import LeaseLost
-from shipway.platform.models import Build, Release
-from shipway.platform.store import RENEW, Store
+from shipway.platform.store import RENEW, Store, Work
 
 # Seconds of this machine's own clock without a renewal after which the work stops itself: well before anybody else
 # may believe the lease to have run out, whatever the clocks do.
 FENCE_SELF = 20.0
 
 
-class LeaseKeeper:
+class LeaseKeeper(Generic[Work]):
     """Renews the lease of `work`; `tend` is to be called about once a second while it lasts."""
 
-    def __init__(self, store: Store, work: Build | Release) -> None:
+    def __init__(self, store: Store, work: Work) -> None:
         self._store = store
-        self._work = work
+        self._work: Work = work
         self._renewed = self._tried = time.monotonic()
 
     def tend(self) -> None:
