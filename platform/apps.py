@@ -136,7 +136,7 @@ def add_access(store: Store, user: User, name: str, other: str) -> View:
     with store.transaction() as db:
         app = auth.app_for(db, user, name)
         _require_owner(user, app, "let somebody in")
-        found = _user(db, other)
+        found = auth.user_named(db, other)
         if not auth.may_use(db, found, app):
             db.add(Access(app_id=app.id, user_id=found.id))
     applog.append(store.settings, name, "app[api]", f"Add {other} to access by user {user.name}")
@@ -148,7 +148,7 @@ def remove_access(store: Store, user: User, name: str, other: str) -> View:
     with store.transaction() as db:
         app = auth.app_for(db, user, name)
         _require_owner(user, app, "take access back")
-        found = _user(db, other)
+        found = auth.user_named(db, other)
         row = db.scalar(select(Access).where(Access.app_id == app.id, Access.user_id == found.id))
         if row is None:
             raise NotFound(f"The user {other!r} was not let into the app {name!r}.")
@@ -160,13 +160,6 @@ def remove_access(store: Store, user: User, name: str, other: str) -> View:
 def _require_owner(user: User, app: App, what: str) -> None:
     if not user.is_admin and app.owner_id != user.id:
         raise Forbidden(f"Only the owner of {app.name!r}, {app.owner.name}, may {what}.")
-
-
-def _user(db: Session, name: str) -> User:
-    found = db.scalar(select(User).where(User.name == name))
-    if found is None:
-        raise NotFound(f"There is no user {name!r}: see `shipway users`.")
-    return found
 
 
 def _free_name(db: Session) -> str:

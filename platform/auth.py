@@ -51,6 +51,14 @@ def by_password(db: Session, name: str, password: str) -> User | None:
     return user if known and matches else None
 
 
+def user_named(db: Session, name: str) -> User:
+    """The user of this name. Raises NotFound."""
+    found = db.scalar(select(User).where(User.name == name))
+    if found is None:
+        raise NotFound(f"There is no user {name!r}.")
+    return found
+
+
 def by_session(db: Session, secret: str, now: float) -> User | None:
     """The user of a browser's session that has not expired."""
     session = db.scalar(select(WebSession).where(WebSession.hash == _hash(secret)))

@@ -121,6 +121,11 @@ class Folder:
         return status, LogFile(path, stem, identity, found.st_size, found.st_mtime)
 
 
+def look(path: Path) -> list[LogFile]:
+    """The files of a folder, looked at once."""
+    return Folder(path).files()
+
+
 def utc(at: float) -> str:
     """Seconds since the epoch as a line's time stamp has it."""
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds")

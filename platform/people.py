@@ -43,10 +43,14 @@ def keys(store: Store, user: User) -> list[View]:
         return [shapes.key(row) for row in db.scalars(mine)]
 
 
-def add_key(store: Store, user: User, line: str, name: str = "") -> View:
-    """Register a public key. Raises InvalidInput, Conflict."""
+def add_key(store: Store, user: User, line: str, name: str = "", owner: str | None = None) -> View:
+    """Register a public key, for another user only as an admin. Raises InvalidInput, Conflict, NotFound."""
     with store.transaction() as db:
-        return shapes.key(auth.add_key(db, user, line, name, now=store.now(db)))
+        whose = user
+        if owner is not None and owner != user.name:
+            auth.require_admin(user)
+            whose = auth.user_named(db, owner)
+        return shapes.key(auth.add_key(db, whose, line, name, now=store.now(db)))
 
 
 def remove_key(store: Store, user: User, which: str) -> View:

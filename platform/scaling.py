@@ -19,16 +19,18 @@ AMOUNT = re.compile(r"(?P<sign>[+-]?)(?P<number>\d{1,6})", re.ASCII)
 LOOK = 2.0  # seconds after which a waiter looks into SQL without a signal
 
 
-def instances(store: Store, user: User, name: str) -> list[View]:
-    """The app's instances that run or shall run, and those that are stopping, by name."""
+def instances(store: Store, user: User, name: str, *, stopping: bool = False) -> list[View]:
+    """The app's instances that are wanted, by name; with `stopping` also those that have not ended yet."""
     with store.reading() as db:
         app = auth.app_for(db, user, name)
-        found = db.scalars(
+        query = (
             select(Instance)
             .where(Instance.app_id == app.id, Instance.state != InstanceState.STOPPED)
             .order_by(Instance.process_type, Instance.number, Instance.id)
         )
-        return [shapes.instance(row) for row in found]
+        if not stopping:
+            query = query.where(Instance.desired == Desired.RUNNING)
+        return [shapes.instance(row) for row in db.scalars(query)]
 
 
 def quantities(store: Store, user: User, name: str) -> dict[str, int]:
@@ -190,12 +192,12 @@ def _apply(db: Session, app: App, now: float) -> list[int]:
         Release.app_id == app.id, Release.state == ReleaseState.DEPLOYING
     )
     current = releases.current(db, app)
-    targets = [*([current] if current else []), *db.scalars(deploying)]
-    before = {row.id for release in targets for row in formation.running(db, release)}
-    for release in targets:
+    targets = {release.id: release for release in (current, *db.scalars(deploying)) if release}
+    before = {row.id for release in targets.values() for row in formation.running(db, release)}
+    for release in targets.values():
         formation.fill(db, app, release, now)
     db.flush()
-    after = {row.id for release in targets for row in formation.running(db, release)}
+    after = {row.id for release in targets.values() for row in formation.running(db, release)}
     # Also without a difference: who deploys looks again at what is wanted.
     signal(db, events.app_topic(app.id))
     return sorted(before ^ after)

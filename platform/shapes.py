@@ -137,11 +137,13 @@ def instance(row: Instance) -> View:
         "version": row.release.version,
         "command": row.release.processes.get(row.process_type, ""),
         "host": row.host.name,
+        "address": row.address,
         "memory": row.host.memory.get(str(row.id)),
         "restarts": row.restarts,
         "exit_code": row.exit_code,
         "reason": row.reason,
         "created_at": row.created_at,
+        "started_at": row.started_at,
         "up_at": row.up_at,
     }
 
