@@ -12,7 +12,7 @@ from typing import Any
 
 from shipway.buildpacks.lifecycle import building, launching, log
 from shipway.buildpacks.lifecycle.detect import Selected, detect
-from shipway.buildpacks.lifecycle.errors import NONE_DETECTED, LifecycleError
+from shipway.buildpacks.lifecycle.errors import BUILD_OTHER, NONE_DETECTED, LifecycleError
 from shipway.buildpacks.lifecycle.request import (
     APP_DIR,
     HOME,
@@ -21,6 +21,8 @@ from shipway.buildpacks.lifecycle.request import (
     Request,
 )
 
+KILLED = 137  # 128 + SIGKILL
+MEMORY_COUNTERS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
 PROCFILE_BUILDPACK = "shipway/procfile"
 
 
@@ -37,12 +39,26 @@ def main() -> int:
     try:
         _run(request, _scratch(), result)
     except LifecycleError as error:
+        if _ran_out_of_memory():
+            return KILLED  # the host knows the limit, and says it
         for line in error.lines():
             log.error(line)
         code = error.code
     with open(RESULT_PATH, "w", encoding="utf-8") as file:
         json.dump(result, file)
     return code
+
+
+def _ran_out_of_memory() -> bool:
+    """Whether the kernel killed some process of the build, whoever's child, for the memory limit."""
+    for path in MEMORY_COUNTERS:
+        try:
+            with open(path) as file:
+                lines = [line.split() for line in file]
+        except OSError:
+            continue
+        return any(words[0] == "oom_kill" and words[1] != "0" for words in lines if words[1:])
+    return False
 
 
 def _scratch() -> str:
@@ -131,4 +147,9 @@ def _result(selected: Selected, built: building.Built, request: Request) -> dict
 
 def run() -> None:
     """What the container runs."""
-    sys.exit(main())
+    try:
+        code = main()
+    except OSError as error:  # a buildpack took away what the lifecycle works with
+        log.error(f"The build cannot go on: {error}.")
+        code = BUILD_OTHER
+    sys.exit(code)

@@ -488,11 +488,20 @@ HOSTILE = {
         'printf "[types]\\nlaunch = true\\n" > "$CNB_LAYERS_DIR/l.toml"',
         ".wh.",
     ),
-    "no result": ("rm -rf /layers/config; ln -s /etc /layers/config; kill -9 $PPID", "exit 137"),
+    "no place for the result": (
+        "rm -rf /layers/config; ln -s /etc /layers/config",
+        "The build cannot go on",
+    ),
     "a deep tree": (
-        "cd /workspace; for i in {1..3000}; do mkdir 0123456789; cd 0123456789; done; exit 3",
+        'python3 -c \'import os\nfor i in range(3000): os.mkdir("0123456789"), os.chdir("0123456789")\''
+        "; exit 3",
         "The buildpack test/hostile failed (exit 3)",
     ),
+    "a deep tree that is exported": (
+        'python3 -c \'import os\nfor i in range(3000): os.mkdir("0123456789"), os.chdir("0123456789")\'',
+        "0123456789",
+    ),
+    "folders of layers taken away": ('rm -rf "$CNB_LAYERS_DIR"', "The build cannot go on"),
     "no permission": (
         "mkdir /workspace/x; touch /workspace/x/y; chmod 0 /workspace/x; exit 4",
         "exit 4",
