@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from shipway.platform.errors import ShipwayError
 from shipway.platform.haproxy_config import Config, Files
 from shipway.platform.haproxy_slots import APPS, HOSTS, SERVERS, Backend, Command, Slot, Table
-from shipway.platform.haproxy_worker import HAProxyFailed, Worker, find, spawn
+from shipway.platform.haproxy_worker import HAProxyFailed, Worker, find, spawn, takes_requests
 from shipway.platform.routes import Route, Server
 
 log = logging.getLogger(__name__)
@@ -321,7 +321,7 @@ def _read_slot(table: Table, row: dict[str, str]) -> None:
     if label := table.labels.get(slot.name):
         name, _, server_id = label.partition("/")
         slot.server = Server(name, server_id, row["srv_addr"], int(row["srv_port"]))
-        slot.ready = row["srv_admin_state"] == "0"
+        slot.ready = takes_requests(row["srv_admin_state"])
         if not slot.ready:
             table.draining[slot.name] = backend, slot
 

@@ -91,7 +91,7 @@ class Worker:
         """Learn which backends it has, and whether it was told to leave."""
         self.backends = frozenset(self.ask("show backend").split()[2:])
         state = self.ask(f"show servers state {LEAVING.partition('/')[0]}").splitlines()
-        self.leaving = state[2].split()[6] == "0"  # srv_admin_state
+        self.leaving = takes_requests(state[2].split()[6])
 
     def leave(self) -> None:
         """Have it take no new connections, and close each of those it has after its next response.
@@ -162,7 +162,7 @@ def spawn(config: Config, number: int, listener: socket.socket) -> Worker:
         os.write(lock, str(listener.fileno()).encode())
         said = os.fstat(notes).st_size
         child = subprocess.Popen(
-            [config.binary, "-q", "-db", "-f", str(config.folder)],
+            [config.binary, "-db", "-f", str(config.folder)],
             stdin=lock,
             stdout=log,
             stderr=notes,
@@ -194,6 +194,11 @@ def spawn(config: Config, number: int, listener: socket.socket) -> Worker:
     raise HAProxyFailed(f"HAProxy does not start: {text or 'it gives no reason'}")
 
 
+def takes_requests(admin_state: str) -> bool:
+    """Whether srv_admin_state means ready. Its bit 4 says "disabled in the file", and stays when that is overridden."""
+    return not int(admin_state) & ~4
+
+
 def find(config: Config) -> list[Worker]:
     """All HAProxy processes that were started in `config.run` and still live, the newest last."""
     numbers = sorted(int(path.stem.split("-")[1]) for path in config.run.glob("haproxy-*.lock"))
@@ -204,11 +209,8 @@ def _find(config: Config, number: int) -> Worker | None:
     deadline = time.monotonic() + START_TIMEOUT
     pause = 0.005
     while _locked(_lock(config, number)):  # else it is dead
-        with contextlib.suppress(OSError):
-            with _connected(_socket(config, number)) as door:
-                worker = Worker(config, number, _peer(door))
-            worker.look()
-            return worker
+        with contextlib.suppress(OSError, HAProxyFailed):
+            return _introduced(config, number)
         if time.monotonic() > deadline:
             raise HAProxyFailed(
                 f"HAProxy number {number} in {config.run} lives but does not answer."
@@ -217,6 +219,17 @@ def _find(config: Config, number: int) -> Worker | None:
         pause = min(0.1, pause * 2)
     _clean(config, number)
     return None
+
+
+def _introduced(config: Config, number: int) -> Worker:
+    with _connected(_socket(config, number)) as door:
+        worker = Worker(config, number, _peer(door))
+    try:
+        worker.look()
+    except HAProxyFailed:
+        os.close(worker.pidfd)
+        raise
+    return worker
 
 
 def _comes_up(config: Config, worker: Worker) -> bool:
