@@ -25,6 +25,7 @@ from shipway.runtime.errors import (
 )
 from shipway.runtime.spec import IdRange, Limits
 
+CACHE_LIMIT = 2 << 30  # bytes that an app's downloads may take
 Output = Callable[[str], None]
 
 
@@ -138,6 +139,9 @@ def _build(
         image = exporter.image(made, kept, app, run, request.labels, names)
         size = app.size + sum(layer.size for item, layer in kept if item.launch)
         output(f"       Done: {_megabytes(size)}")
+    fresh = {layer for _, layer in kept} - {item.layer for item in previous.layers.values()}
+    if request.cache is not None and fresh:
+        upper.trim(request.cache, CACHE_LIMIT)
     return BuildResult(image.digest, processes.commands(made.processes), phases, size)
 
 

@@ -142,9 +142,8 @@ def _gentle(limits: Limits) -> Limits:
 
 
 def _make_cache(path: Path) -> None:
-    if not path.is_dir():
-        path.mkdir(parents=True, mode=0o700)
-        os.chown(path, USER_ID, USER_ID)
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    os.chown(path, USER_ID, USER_ID)
 
 
 def _bind(source: Path, target: str, readonly: bool = True) -> Mount:

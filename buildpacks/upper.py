@@ -78,6 +78,14 @@ def remove(path: Path) -> None:
     subprocess.run(argv, check=True, stderr=subprocess.DEVNULL)
 
 
+def trim(path: Path, limit: int) -> None:
+    """Empty a folder that has grown beyond `limit` bytes."""
+    argv = ["du", "--summarize", "--block-size=1", "--", os.fspath(path)]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    if done.returncode or int(done.stdout.split()[0]) > limit:
+        remove(path)
+
+
 def _place(tree: Path, folder: str) -> Path:
     """The parents as the next build needs them: owned by the user that builds."""
     path = tree / "layers" / folder
