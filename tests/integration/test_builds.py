@@ -356,6 +356,14 @@ def test_operator_env(builder: Builder) -> None:
     assert "hunter2" not in str(image.config)
 
 
+def test_index_setting(builder: Builder) -> None:
+    """The operator's package index is the one that is asked, whichever tool its name is for."""
+    files: dict[str, str | bytes] = {"requirements.txt": "flask\n", "Procfile": "web: x"}
+    index = "http://127.0.0.1:9/simple"
+    builder.failure(files, env={"PIP_INDEX_URL": index})
+    assert any("127.0.0.1:9" in line for line in builder.lines)
+
+
 @pytest.mark.parametrize("how", ["cancel", "timeout"])
 def test_ends_at_once(builder: Builder, how: str) -> None:
     """A cancelled build, or one out of time, ends at once and leaves nothing."""
