@@ -395,6 +395,12 @@ def create_token() -> Answer:
     return people.create_token(store(), user(), needed("name"), days), 201
 
 
+@blueprint.delete("/tokens/current")
+def end_token() -> Answer:
+    """End the token that this request came with."""
+    return people.end_token(store(), bearer())
+
+
 @blueprint.delete("/tokens/<int:number>")
 def revoke_token(number: int) -> Answer:
     """End a token."""

@@ -28,6 +28,7 @@ from shipway.platform.watch import Places
 
 FOLLOWERS, FOLLOWERS_PER_USER = 40, 20  # each holds a thread of the web process
 MAX_LINES = 100_000
+CHUNK = 1000  # lines in one event
 MAX_IDS = 500
 RECHECK = 15.0  # seconds after which a follower's token and access are looked at again
 STALLED = 60.0  # seconds a follower may leave what was sent untaken
@@ -99,8 +100,10 @@ def _log(reader: LogReader, first: list[Line]) -> Iterator[Event]:
 
 
 def _lines_of(lines: list[Line], reader: LogReader) -> Iterator[Event]:
-    # Nothing to show is also news: the id that a client resumes with.
-    yield _lines_event(lines, reader)
+    for start in range(0, len(lines) - CHUNK, CHUNK):
+        yield "lines", [str(line) for line in lines[start : start + CHUNK]], None
+    # The last event has the id that a client resumes with, also where there is nothing to show.
+    yield _lines_event(lines[(len(lines) - 1) // CHUNK * CHUNK :] if lines else [], reader)
 
 
 def _lines_event(lines: list[Line], reader: LogReader) -> Event:

@@ -30,10 +30,16 @@ MAX_PASSWORD = 1024
 
 def by_token(db: Session, secret: str, now: float) -> User | None:
     """The user of a token that has not expired."""
+    token = find_token(db, secret, now)
+    return token.user if token is not None else None
+
+
+def find_token(db: Session, secret: str, now: float) -> Token | None:
+    """The token with this secret, if it has not expired."""
     token = db.scalar(select(Token).where(Token.hash == _hash(secret)))
     if token is None or (token.expires_at is not None and token.expires_at <= now):
         return None
-    return token.user
+    return token
 
 
 def by_key(db: Session, fingerprint: str) -> User | None:

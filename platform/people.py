@@ -98,6 +98,17 @@ def create_token(store: Store, user: User, name: str, days: float | None = None)
         return {**shapes.token(row), "token": secret}
 
 
+def end_token(store: Store, secret: str) -> View:
+    """End the token that has this secret. Raises NotFound."""
+    with store.transaction() as db:
+        row = auth.find_token(db, secret, store.now(db))
+        if row is None:
+            raise NotFound("This token is not valid any more.")
+        view = shapes.token(row)
+        db.delete(row)
+    return view
+
+
 def revoke_token(store: Store, user: User, number: int) -> View:
     """End a token at once. Raises NotFound."""
     with store.transaction() as db:
