@@ -30,7 +30,7 @@ class Lab:
             bridge=bridge,
             subnet=subnet,
             table=bridge,
-            cgroup=f"shipway-test/{bridge}",
+            cgroup=bridge,
             **settings,
         )
         support.link_stack(self.config.root)
