@@ -16,18 +16,26 @@ from shipway.platform.errors import ShipwayError
 from shipway.platform.releases import DEPLOYS
 from shipway.platform.settings import current
 from shipway.runtime.errors import HostUnfit
+from shipway.workers import machine
 from shipway.workers.context import Context, context
 
 DEPLOY_THREADS = 16  # deploys at the same time; they mostly wait
+RESIDENT = "reconciler"
+RESIDENT_GRACE = 5.0  # seconds its pass has to come to its end
 EX_UNAVAILABLE = 69
 EX_USAGE = 64
 
 
 def main(argv: list[str]) -> int:
     """Run the process that `argv` names; its exit code."""
-    roles: dict[str, Callable[[Context], None]] = {"worker": run_worker, "host": run_host}
+    roles: dict[str, Callable[[Context], None]] = {
+        "worker": run_worker,
+        "host": run_host,
+        "stack": machine.build_stack,
+        "stop-apps": machine.stop_apps,
+    }
     if len(argv) != 1 or argv[0] not in roles:
-        return _complain("usage: python -m shipway.workers.main worker|host", EX_USAGE)
+        return _complain(f"usage: python -m shipway.workers.main {'|'.join(roles)}", EX_USAGE)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         current()
@@ -49,7 +57,7 @@ def run_worker(ctx: Context) -> None:
     from shipway.workers.reconcile import Reconciler
 
     resident = Reconciler(ctx)
-    threading.Thread(target=resident.run, name="reconciler").start()
+    threading.Thread(target=resident.run, name=RESIDENT, daemon=True).start()
     threads = ctx.settings.builds + DEPLOY_THREADS
     _take_messages(ctx, [BUILDS, DEPLOYS], "threads", threads)
 
@@ -68,6 +76,7 @@ def run_host(ctx: Context) -> None:
 
     hosts.agents.append(agent)
     _take_messages(ctx, [host_queue(ctx.settings)], "solo", 1)
+    agent.lay_down()
 
 
 def _take_messages(ctx: Context, queues: list[str], pool: str, threads: int) -> None:
@@ -96,11 +105,13 @@ def _take_messages(ctx: Context, queues: list[str], pool: str, threads: int) -> 
 
 
 if __name__ == "__main__":
-    code = main(sys.argv[1:])
-    if code == 0:
-        for thread in threading.enumerate():
-            if thread.name == "reconciler":
-                thread.join()
+    try:
+        code = main(sys.argv[1:])
+    except SystemExit as end:  # Celery's way of ending when it is hurried
+        code = end.code if isinstance(end.code, int) else 1
+    for thread in threading.enumerate():
+        if thread.name == RESIDENT:
+            thread.join(RESIDENT_GRACE)
     sys.stdout.flush()
     sys.stderr.flush()
     # Threads that wait for a container must not hold the end up: what they do is gone on with by the next process.
