@@ -89,6 +89,12 @@ class Agent:
                 log.warning("the database does not answer: %s", error)
                 self._wait(DATABASE_PAUSE)
 
+    def lay_down(self) -> None:
+        """Say that nobody looks after this host for now, so that nobody waits for it."""
+        with contextlib.suppress(SQLAlchemyError), self._store.transaction() as db:
+            if host := db.get(Host, self._host_id):
+                host.alive_until = self._store.now(db)
+
     # -- waiting ---------------------------------------------------------------------------------
 
     def _listen(self) -> None:

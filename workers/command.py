@@ -7,9 +7,9 @@ import shlex
 PROFILE = "if [ -f .profile ]; then . ./.profile; fi\n"
 
 # A process 1 gets no signal that it has no handler for. So a command that bash has to stay for runs in a child, and
-# bash hands SIGTERM on to everything in the container.
+# bash hands SIGTERM on to everything in the container. (Run anywhere else, -1 would be the whole machine.)
 RELAY = """\
-trap 'kill -TERM -1 2>/dev/null' TERM INT
+trap '[ $$ = 1 ] && kill -TERM -1 2>/dev/null' TERM
 ( eval "$0" ) &
 while wait $!; code=$?; kill -0 $! 2>/dev/null; do :; done
 exit $code

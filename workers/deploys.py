@@ -86,6 +86,8 @@ class Deploy:
     def _start_instances(self) -> None:
         with self._store.transaction() as db:
             release = self._ours(db)
+            if release.app.destroyed_at is not None:
+                raise DeployFailed("The app was destroyed.")
             if release.attempts == 1:
                 say(db, release.stream, "-----> Launching...")
             formation.fill(db, release.app, release, self._store.now(db))
@@ -111,6 +113,8 @@ class Deploy:
         with self._store.transaction() as db:
             release = self._ours(db)
             app = release.app
+            if app.destroyed_at is not None:
+                raise DeployFailed("The app was destroyed.")
             if app.release_id != release.id:
                 app.release_id = release.id
                 formation.routes_changed(db, app)
@@ -159,9 +163,10 @@ class Deploy:
                 release = self._ours(db)
             except LeaseLost:
                 return
-            say(db, release.stream, *_complaint(error))
+            before = _last_live(db, release)
+            say(db, release.stream, *_complaint(error, goes_on=before is not None))
             if release.app.release_id == release.id:
-                release.app.release_id = _last_live(db, release)
+                release.app.release_id = before
             claims.fail_release(db, release, str(error), self._store.now(db))
         applog.append(
             self._ctx.settings,
@@ -228,8 +233,8 @@ def _last_live(db: Session, release: Release) -> int | None:
     )
 
 
-def _complaint(error: Exception) -> list[str]:
+def _complaint(error: Exception, *, goes_on: bool) -> list[str]:
     lines = [f" !     Deploy failed: {error}"]
     if isinstance(error, DeployFailed) and error.lines:
         lines += [f"       Last lines of {error.name}:", *(f"         {x}" for x in error.lines)]
-    return [*lines, " !     The version before goes on unchanged."]
+    return [*lines, " !     The version before goes on unchanged."] if goes_on else lines

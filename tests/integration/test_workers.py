@@ -14,8 +14,6 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import select
-from shipway.workers.logtail import last_lines
-from tests.support import clean_environ, link_stack, network_names, scratch
 
 from shipway.platform import applog, builds, database, events, formation, releases
 from shipway.platform.models import App, Build, Formation, Host, Instance, Lease, Release, User
@@ -26,6 +24,8 @@ from shipway.platform.store import Store
 from shipway.platform.store import signal as send_signal
 from shipway.runtime.engine import Engine
 from shipway.workers.context import engine_config
+from shipway.workers.logtail import last_lines
+from support import clean_environ, link_stack, network_names, scratch
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="containers need root")
 
@@ -515,7 +515,7 @@ def test_redis_dead_still_builds(platform: Platform, app: str) -> None:
         assert release.state == ReleaseState.LIVE
     finally:
         platform.start("redis")
-    until(lambda: platform.store.signals.alive(), 10)
+    until(platform.store.signals.alive, 10)
     release = platform.push(app, server("two"))
     assert release is not None
     assert release.state == ReleaseState.LIVE
