@@ -1,5 +1,6 @@
 """From a commit in an app's repository to a folder of files that a build may take."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -15,6 +16,7 @@ USER = 1000  # whom the files belong to, inside the container
 def unpack_commit(layers: LayerStore, repos: Repos, app: str, commit: str, dest: Path) -> None:
     """Put the commit's files into the new folder `dest`. Raises SourceUnreadable."""
     dest.mkdir(parents=True)
+    os.chown(dest, USER, USER)  # the app may write beside its files, as everywhere in the field
     with subprocess.Popen(
         repos.archive(app, commit),
         stdin=subprocess.DEVNULL,
