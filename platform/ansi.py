@@ -1,12 +1,14 @@
 """What programs print, made safe to show: colours become names of classes, all else that steers a terminal becomes text.
 
 The text of an app's log is its author's, not ours: an escape sequence in it must neither reach the reader's terminal nor
-hide what stands beside it, so whatever is no colour is shown as the sign of its byte (ESC is ␛).
+hide what stands beside it, so whatever is no colour is shown as the sign of its byte (ESC is ^[).
 """
 
 import re
 from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from shipway.platform.terminal import plain as written_out
 
 SGR = re.compile(r"\x1b\[([0-9;]{0,64})m")
 # C0 but tab, DEL, C1, and the signs that turn the direction of writing or break lines unseen.
@@ -63,13 +65,11 @@ def plain(line: str) -> str:
 
 def visible(text: str) -> str:
     """The text with every sign that would act instead of show replaced by one that shows."""
-    return HIDDEN.sub(lambda match: _sign(ord(match[0])), text)
+    return HIDDEN.sub(lambda match: _sign(match[0]), text)
 
 
-def _sign(code: int) -> str:
-    if code < 0x20:
-        return chr(0x2400 + code)  # Unicode's pictures of control characters
-    return "\u2421" if code == 0x7F else f"<U+{code:04X}>"
+def _sign(char: str) -> str:
+    return written_out(char) if ord(char) < 0xA0 else f"<U+{ord(char):04X}>"
 
 
 def _add(found: list[Piece], look: str, text: str) -> None:
