@@ -33,6 +33,7 @@ from shipway.runtime.errors import (
     ContainerExists,
     ContainerLost,
     EngineBusy,
+    HostUnfit,
     NoSuchContainer,
 )
 from shipway.runtime.files import atomic_write, locked
@@ -43,6 +44,8 @@ from shipway.runtime.layers import LayerStore
 from shipway.runtime.network import Network
 from shipway.runtime.ociruntime import find_runtime
 from shipway.runtime.spec import ContainerSpec, check_env, check_id
+
+SETUP_REMEDY = "the engine must be root on a host of its own, not in a container"
 
 
 @dataclass(frozen=True)
@@ -80,9 +83,12 @@ class Engine:
         """Make bridge, firewall, kernel settings and control groups. Idempotent. HostUnfit."""
         host.check_host()
         with locked(self.config.root / "locks/.setup"):
-            self._tools.cgroups.setup()
-            self._tools.runtime.root.mkdir(parents=True, exist_ok=True)
-            self._tools.network.setup()
+            try:
+                self._tools.cgroups.setup()
+                self._tools.runtime.root.mkdir(parents=True, exist_ok=True)
+                self._tools.network.setup()
+            except OSError as error:
+                raise HostUnfit(f"the host refuses a setting ({error})", SETUP_REMEDY) from error
 
     def info(self) -> dict[str, Any]:
         """Versions and features of the machine, for people."""
