@@ -12,7 +12,7 @@ from flask import Blueprint, g, request
 from sqlalchemy.exc import OperationalError
 from werkzeug.exceptions import HTTPException
 
-from shipway.platform import apps, auth, config_vars, history, people, scaling, shapes
+from shipway.platform import apps, auth, config_vars, history, names, people, scaling, shapes
 from shipway.platform.browser import TooManyLogins, identify, store
 from shipway.platform.errors import InvalidInput, ShipwayError, Unauthenticated, Unavailable
 from shipway.platform.models import User
@@ -310,7 +310,8 @@ def scale(app: str) -> Answer:
     for kind, amount in body().items():
         if isinstance(amount, bool) or not isinstance(amount, int | str):
             raise InvalidInput(f"{kind!r} is {amount!r}, expected 3, '+1' or '-1'.")
-        changes[kind] = str(amount)
+        # A number is how many; only text can be a step such as "-1".
+        changes[kind] = str(names.quantity(amount)) if isinstance(amount, int) else amount
     return scaling.scale(store(), user(), app, changes), 202
 
 

@@ -82,7 +82,9 @@ def settle(app: str) -> Response:
     texts = [text for text in request.args.get("ids", "").split(",") if text]
     if len(texts) > MAX_IDS or not all(text.isdecimal() and len(text) < 16 for text in texts):
         raise InvalidInput("ids is no list of numbers of instances such as 7,8.")
-    moves = scaling.settle(store(), user(), app, [int(text) for text in texts])
+    with store().reading() as db:
+        found = auth.app_for(db, user(), app)
+    moves = scaling.settle(store(), found, [int(text) for text in texts])
     return _followed(_moves(moves), app)
 
 

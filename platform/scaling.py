@@ -101,16 +101,12 @@ def restart(store: Store, user: User, name: str) -> View:
 # -- waiting ------------------------------------------------------------------------------------
 
 
-def settle(
-    store: Store, user: User, name: str, ids: Iterable[int], timeout: float = 180.0
-) -> Iterator[View]:
-    """Wait until the instances `ids` are as they are wanted; what happens, as it happens.
+def settle(store: Store, app: App, ids: Iterable[int], timeout: float = 180.0) -> Iterator[View]:
+    """Wait until the app's instances `ids` are as they are wanted; what happens, as it happens.
 
     Yields {"instance": name, "state": state} for each move, {} now and then (to notice a client that is gone), and
     at last {"end": "done" | "failed" | "timeout", "message": …}.
     """
-    with store.reading() as db:
-        app = auth.app_for(db, user, name)
     wanted, seen = set(ids), dict[int, str]()
     deadline = time.monotonic() + timeout
     with store.signals.listen(events.app_topic(app.id)) as listener:
