@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -65,6 +66,12 @@ def eventually(check: Any, what: str, timeout: float = 60.0) -> None:
         time.sleep(0.1)
 
 
+def connects(port: int) -> bool:
+    """Whether somebody listens on a port."""
+    with socket.create_connection(("127.0.0.1", port), timeout=5):
+        return True
+
+
 def truth(shipway: Platform) -> Any:
     """What was confirmed: releases, scale and the ids of what runs."""
     return (
@@ -75,6 +82,8 @@ def truth(shipway: Platform) -> Any:
 
 def works(shipway: Platform) -> None:
     """A push of a new version, a scale and a log line do what they should."""
+    for port in (shipway.settings.ssh_port, shipway.settings.web_port):
+        eventually(lambda port=port: connects(port), f"port {port} is to be listened on again")
     work = shipway.folder / "work" / "hello"
     mark = f"v{time.monotonic_ns()}"
     shipway.commit(work, flask_app(mark))
@@ -161,7 +170,7 @@ def test_all_are_killed_at_once(shipway: Platform) -> None:
 def test_redis_is_emptied(shipway: Platform) -> None:
     """FLUSHALL between a push and its build: the push still goes live."""
     work = shipway.folder / "work" / "hello"
-    socket = f"{shipway.data}/run/redis.sock"
+    path = f"{shipway.data}/run/redis.sock"
     shipway.commit(work, flask_app("flushed"))
     client = subprocess.Popen(
         ["git", "push", "shipway", "main"],
@@ -172,7 +181,7 @@ def test_redis_is_emptied(shipway: Platform) -> None:
         text=True,
     )
     while client.poll() is None:
-        subprocess.run(["redis-cli", "-s", socket, "flushall"], check=True, capture_output=True)
+        subprocess.run(["redis-cli", "-s", path, "flushall"], check=True, capture_output=True)
         time.sleep(0.05)
     out = client.communicate()[0]
     assert client.returncode == 0, out

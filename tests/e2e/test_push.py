@@ -39,7 +39,7 @@ def test_a_push_over_ssh_goes_live(shipway: Platform, hello: Path) -> None:
         "-----> Building on the Debian 13 stack",
         "-----> Python app detected",
         "-----> Discovering process types",
-        "Procfile declares types -> web",
+        "       Procfile declares types -> web",
         "-----> Launching...",
         "       Released v1",
         f"       {shipway.settings.app_url('hello')} deployed to Shipway",
@@ -114,7 +114,10 @@ def test_rebuild_builds_the_commit_again(shipway: Platform, hello: Path) -> None
 FAILURES = {
     "build": ({"requirements.txt": "flask==0.0.0.0.1\n"}, "flask"),
     "procfile": ({"Procfile": None}, "Procfile"),
-    "language": ({"requirements.txt": None, "Procfile": None, "app.py": None}, "looked for"),
+    "language": (
+        {"requirements.txt": None, "Procfile": None, "app.py": None},
+        "Looked in the top folder",
+    ),
     "silent": ({"Procfile": "web: echo only words; sleep 60\n"}, "R10"),
     "crash": (
         {"app.py": "print('last words', flush=True)\nraise SystemExit(3)\n"},
