@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from shipway.platform.models import App, Build, Release
 from shipway.platform.repos import Repos
-from shipway.platform.states import ReleaseState
+from shipway.platform.states import BUILD_ENDED, ReleaseState
 from shipway.platform.store import Store
 
 WENT_LIVE = (ReleaseState.LIVE, ReleaseState.RETIRED)
@@ -24,6 +24,19 @@ def behind(db: Session, now: float) -> list[int]:
                 Build.ref_moved.is_(False), Build.push_until < now, Release.state.in_(WENT_LIVE)
             ).order_by(Release.version)
         )
+    )
+
+
+def dead_builds(db: Session, app_id: int) -> list[int]:
+    """Ids of the app's builds that have ended without a release that went live: their commits need not be kept."""
+    alive = select(Release.build_id).where(
+        Release.app_id == app_id,
+        Release.build_id.is_not(None),
+        Release.state != ReleaseState.FAILED,
+    )
+    ended = Build.state.in_(BUILD_ENDED)
+    return list(
+        db.scalars(select(Build.id).where(Build.app_id == app_id, ended, Build.id.not_in(alive)))
     )
 
 

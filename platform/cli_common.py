@@ -14,6 +14,7 @@ import click
 
 from shipway.platform.client import Client, Credentials, local_client, nobody, segment
 from shipway.platform.errors import InvalidInput, ShipwayError
+from shipway.platform.names import app_name
 from shipway.platform.terminal import printable
 
 REMOTE = "shipway"  # the git remote's name unless -r names another
@@ -40,7 +41,10 @@ class Session:
     @property
     def credentials(self) -> Credentials:
         """The logins of who runs this."""
-        return Credentials(Path(click.get_app_dir("shipway")) / "credentials.json")
+        folder = Path(click.get_app_dir("shipway"))
+        if not folder.is_absolute():  # XDG_CONFIG_HOME is empty, which is to count as unset
+            folder = Path.home() / ".config" / "shipway"
+        return Credentials(folder / "credentials.json")
 
     @property
     def client(self) -> Client:
@@ -139,7 +143,7 @@ def pick(
             "Which app? Name it (`shipway ps APP` or `-a APP`), or run this in a folder with a git"
             f" remote named {session().remote}."
         )
-    return app, rest
+    return app_name(app), rest
 
 
 def only_app(args: Sequence[str], app: str | None, remote: str | None) -> str:

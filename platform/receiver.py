@@ -23,8 +23,6 @@ from shipway.platform.store import Store
 PUSH_LEASE = 30.0  # seconds for which a receiver that was killed is still thought to be there
 LOOK = 3.0  # how often to look whether the client is there, and into SQL, without a signal
 SLOW_START = 10.0  # seconds after which a build that waits for a worker says so
-LAST_WORDS = 40.0  # seconds a live release has to say that the router sends requests to it
-DONE = " deployed to Shipway"  # how the last line of a deploy ends
 
 UNDER_WAY = (BuildState.QUEUED, BuildState.RUNNING)
 DEPLOYING = (ReleaseState.PENDING, ReleaseState.DEPLOYING)
@@ -76,6 +74,7 @@ class Receiver:
         if not went_live or not branches.settle(self._store, self.repos, build.id):
             hook.say(f" !     Push rejected: {push.app} was not deployed.")
             return 1
+        hook.say("Verifying deploy... done.")
         push.moved.add(plan.deploy.ref)
         return 0
 
@@ -143,7 +142,6 @@ class _Story:
         self._last_output = 0
         self._last_text = ""
         self._renewed = self._began = time.monotonic()
-        self._live_since: float | None = None
         self._said_slow = False
 
     def advance(self) -> bool | None:
@@ -161,22 +159,13 @@ class _Story:
             return None
         if release.state == ReleaseState.FAILED:
             return self._failed(release.reason)
-        return True if release.state not in DEPLOYING and self._has_said_all() else None
+        return None if release.state in DEPLOYING else True
 
     def _tell(self) -> None:
         for piece in self._store.output_after(self._stream, self._last_output):
             self._hook.say(*piece.text.splitlines())
             self._last_output = piece.id
             self._last_text = (self._last_text + piece.text)[-4000:]
-
-    def _has_said_all(self) -> bool:
-        """A release is live some moments before the router sends requests to it and its last line is said."""
-        now = time.monotonic()
-        self._live_since = self._live_since or now
-        return (
-            any(line.endswith(DONE) for line in self._last_text.splitlines()[-3:])
-            or now - self._live_since > LAST_WORDS
-        )
 
     def _failed(self, reason: str | None) -> bool:
         if reason and reason not in self._last_text:

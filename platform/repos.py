@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from shipway.platform.errors import NotFound, ShipwayError
@@ -154,9 +154,17 @@ class Repos:
         flags = [part for key, value in config.items() for part in ("-c", f"{key}={value}")]
         return ["git", *flags, name, *options, str(self.path(app))]
 
-    def maintain(self, app: str) -> None:
-        """Pack the repository and drop what nothing refers to since two weeks, and pushes that died half-way."""
-        _check(_git(self.path(app), "gc", "--quiet", "--prune=2.weeks.ago"))
+    def maintain(self, app: str, dead_builds: Iterable[int]) -> None:
+        """Pack the repository and drop what nothing refers to since two weeks, and pushes that died half-way.
+
+        The commits of `dead_builds` are kept no longer, unless a branch leads to them.
+        """
+        path = self.path(app)
+        listed = _check(_git(path, "for-each-ref", "--format=%(refname)", BUILD_REFS))
+        dead = {f"{BUILD_REFS}{build}" for build in dead_builds}
+        for ref in dead.intersection(listed.decode().split()):
+            _check(_git(path, "update-ref", "-d", ref))
+        _check(_git(path, "gc", "--quiet", "--prune=2.weeks.ago"))
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -204,9 +212,10 @@ def _git(path: Path, *args: str) -> subprocess.CompletedProcess[bytes]:
     )
 
 
-def _check(done: subprocess.CompletedProcess[bytes]) -> None:
+def _check(done: subprocess.CompletedProcess[bytes]) -> bytes:
     if done.returncode:
         raise GitFailed(f"git {done.args[2]} failed: {_last_line(done)}.")
+    return done.stdout
 
 
 def _last_line(done: subprocess.CompletedProcess[bytes]) -> str:

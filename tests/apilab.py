@@ -100,6 +100,7 @@ class Lab:
         """An app whose next release is built and live."""
         if not any(app["name"] == name for app in self.ok("GET", "/apps")):
             self.ok("POST", "/apps", {"name": name})
+        self.processes_of[name] = processes or {"web": "serve", "worker": "work", "release": "task"}
         with self.store.transaction() as db:
             app = self.row(db, name)
             admin = db.scalars(select(User).where(User.is_admin)).first()
@@ -114,7 +115,6 @@ class Lab:
                 branch="refs/heads/main",
                 old_commit=None,
             )
-        self.processes_of[name] = processes or {"web": "serve", "worker": "work", "release": "task"}
         self.wait(lambda: self.ok("GET", f"/apps/{name}/builds")[0]["state"] == "succeeded")
         self.wait(lambda: self.ok("GET", f"/apps/{name}/releases")[0]["state"] == "live")
 

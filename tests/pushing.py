@@ -6,22 +6,22 @@ The thread moves builds and releases through their states as workers would, so t
 import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from signal import SIGKILL
 
 from sqlalchemy import select
 
-from shipway.platform import auth, branches, database, releases
+from shipway.platform import auth, branches, database, events, releases
 from shipway.platform.models import App, Build, Release, User
 from shipway.platform.repos import Repos
 from shipway.platform.settings import Settings
 from shipway.platform.states import BuildState, ReleaseState
-from shipway.platform.store import Store, move, say
+from shipway.platform.store import Store, move, say, signal
 from support import clean_environ, free_port, scratch
 
 PYTHON = sys.executable
@@ -94,6 +94,7 @@ class Workers:
             release = db.get_one(Release, release_id)
             if self.outcome == "deploy-fails":
                 move(db, release, ReleaseState.FAILED, reason="web.1 crashed with status 3.")
+                signal(db, events.app_topic(release.app_id))
                 return
             for older in db.scalars(
                 select(Release).where(
@@ -296,7 +297,7 @@ class Place:
 def hang_up(push: "subprocess.Popen[str]") -> None:
     """Kill the client of a push, ssh included."""
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(push.pid, signal.SIGKILL)
+        os.killpg(push.pid, SIGKILL)
     push.communicate()
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from apps import flask_app
 from load import Load
-
 from support import Platform, platform
 
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from apps import flask_app
 from load import Load
-
 from support import Platform, platform
 
 

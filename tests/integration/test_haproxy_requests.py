@@ -170,18 +170,17 @@ def test_hostile_requests(router: Router, name: str) -> None:
 
 
 def test_length_and_chunked(router: Router) -> None:
-    """Where both a length and chunks are named, chunks count and the app sees one request, not two."""
+    """Where both a length and chunks are named, chunks count and the app never sees the length."""
     before = len(router.upstream.seen)
     answer = raw(
         router.port,
         b"POST /headers HTTP/1.1\r\nHost: one.localhost\r\nContent-Length: 6\r\n"
-        b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: one.localhost\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n0\r\n\r\n"
+        b"GET /smuggled HTTP/1.1\r\nHost: one.localhost\r\n\r\n",
     )
-    seen = router.upstream.seen[before:]
-    assert seen[0].startswith("POST /headers")
-    assert b'"Content-Length"' not in answer.replace(b"content-length", b'"Content-Length"')[:0]
-    # What follows is a request of its own, seen and logged as one: nothing was smuggled past the router.
-    assert len([line for line in router.lines() if "/smuggled" in line]) == len(seen) - 1
+    _, _, body = answer.partition(b"\r\n\r\n")
+    assert "content-length" not in {key.lower() for key, _ in json.loads(body)}
+    assert [line.split()[:2] for line in router.upstream.seen[before:]] == [["POST", "/headers"]]
 
 
 def test_an_ordinary_line(router: Router) -> None:
@@ -208,7 +207,11 @@ def test_an_ordinary_line(router: Router) -> None:
 def test_codes(router: Router, app: str, path: str, code: str, status: int) -> None:
     """Each failure has the field's code in the log, its status, and a page for people or JSON for programs."""
     answers = []
-    line = router.next_line(app, lambda: answers.append(get(router.port, f"{app}.localhost", path)))
+
+    def ask(**headers: str) -> None:
+        answers.append(get(router.port, f"{app}.localhost", path, **headers))
+
+    line = router.next_line(app, ask)
     assert f"at=error code={code} " in line
     assert f" status={status} " in line
     assert ("dyno=web.1" in line) == (app in {"one", "refused"})

@@ -118,13 +118,15 @@ def test_the_archive_holds_every_file(repos: Repos, tmp_path: Path) -> None:
 
 
 def test_the_commit_of_a_build_is_kept(repos: Repos) -> None:
-    """No branch leads to it, and yet packing the repository leaves it."""
+    """No branch leads to it, and yet packing the repository leaves it; that of a dead build goes."""
     path = repos.ensure("hello", 1)
-    head = commit(path)
+    head, dead = commit(path, "head"), commit(path, "dead")
     repos.keep("hello", 7, head)
-    repos.maintain("hello")
+    repos.keep("hello", 8, dead)
+    repos.maintain("hello", [8, 9])
     git(path, "prune", "--expire=now")
     assert repos.has_commit("hello", head)
+    assert not repos.has_commit("hello", dead)
 
 
 def test_a_removed_repository_is_gone(repos: Repos) -> None:
