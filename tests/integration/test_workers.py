@@ -69,6 +69,7 @@ class Platform:
             db.add(User(name="ada", is_admin=True, created_at=0.0))
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._over = threading.Event()
+        self.router_works = True
         threading.Thread(target=self._route, daemon=True).start()
 
     # -- processes --------------------------------------------------------------------------
@@ -129,7 +130,7 @@ class Platform:
     def _routes_done(self) -> None:
         owed = select(App).where(App.routes_done < App.routes_wanted)
         with self.store.reading() as db:
-            if not list(db.scalars(owed)):
+            if not self.router_works or not list(db.scalars(owed)):
                 return
         with self.store.transaction() as db:
             for app in db.scalars(owed):
@@ -165,8 +166,11 @@ class Platform:
         return git("rev-parse", "HEAD")
 
     def app_id(self, name: str) -> int:
+        return self.app(name).id
+
+    def app(self, name: str) -> App:
         with self.store.reading() as db:
-            return db.scalars(select(App.id).where(App.name == name)).one()
+            return db.scalars(select(App).where(App.name == name)).one()
 
     def queue(self, app_id: int, commit: str) -> int:
         with self.store.transaction() as db:
@@ -470,6 +474,29 @@ def test_killed_worker_is_retried(platform: Platform, app: str) -> None:
         made = list(db.scalars(select(Release).where(Release.build_id == build_id)))
     assert len(made) == 1
     assert not [c for c in platform.engine.list() if c.id.startswith("build-")]
+
+
+def test_killed_in_the_middle_of_the_switch(platform: Platform, app: str) -> None:
+    """kill -9 of the worker after the routes were asked for: another goes on, and nothing is started twice."""
+    platform.push(app, server("one"))
+    (first,) = platform.instances(app, InstanceState.UP)
+    platform.router_works = False
+    try:
+        build_id = platform.queue(platform.app_id(app), platform.commit(app, server("two")))
+        until(lambda: platform.app(app).routes_wanted > platform.app(app).routes_done, 20)
+        platform.kill("worker")
+        assert get(first) == "one web.1 v1"
+        platform.start("worker")
+        until(lambda: (r := platform.release_of(build_id)) and r.fence == 2, 20)
+        assert platform.instances(app, InstanceState.UP)[0].id == first.id
+    finally:
+        platform.router_works = True
+    release = platform.outcome(build_id)
+    assert release is not None
+    assert release.state == ReleaseState.LIVE
+    until(lambda: platform.instances(app, InstanceState.STOPPED), 10)
+    assert len(platform.instances(app)) == 2
+    assert platform.said(build_id).count("Released v2") == 1
 
 
 def test_worker_told_to_end_gives_back(platform: Platform, app: str) -> None:
