@@ -108,8 +108,12 @@ def app_log(name: str) -> Response:
     """The app's log from a cursor on, and `changed` for the app."""
     with store().reading() as db:
         topic = events.app_topic(auth.app_for(db, user(), name).id)
-    process, cursor = request.args.get("process"), _resume()
-    return _stream(lambda viewer: _log(viewer, name, topic, process, cursor), app=name)
+    folder = applog.folder(store().settings, name)
+    reader = LogReader(folder, Wanted(request.args.get("process") or None))
+    cursor = _resume()
+    if cursor:
+        reader.resume(cursor)
+    return _stream(lambda viewer: _log(viewer, folder, reader, topic, not cursor), app=name)
 
 
 @blueprint.get("/apps/<name>/builds/<int:number>/events")
@@ -263,13 +267,9 @@ def _changes(viewer: Viewer, topics: list[str]) -> Iterator[Event]:
 
 
 def _log(
-    viewer: Viewer, name: str, topic: str, process: str | None, cursor: str | None
+    viewer: Viewer, folder: Path, reader: LogReader, topic: str, from_start: bool
 ) -> Iterator[Event]:
-    folder = applog.folder(viewer.store.settings, name)
-    reader = LogReader(folder, Wanted(process))
-    if cursor:
-        reader.resume(cursor)
-    elif lines := reader.last(HISTORY):
+    if from_start and (lines := reader.last(HISTORY)):
         yield _lines_event(lines, reader)
     with viewer.store.signals.listen(topic) as listener, INotify() as notifier:
         notifier.add_watch(folder, EVENTS)

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import http.client
 import subprocess
 import sys
 import threading
@@ -23,10 +24,7 @@ from shipway.platform.vault import Vault
 from support import clean_environ, free_port, scratch
 
 PASSWORD = "correct horse battery"
-GUNICORN = [
-    *(sys.executable, "-m", "gunicorn", "--worker-class", "gthread", "--threads", "32"),
-    *("--graceful-timeout", "1", "--no-control-socket", "shipway.platform.web:create_app()"),
-]
+SERVE = "from shipway.platform import settings, web_server; web_server.main(settings.load())"
 
 
 class Dashboard:
@@ -230,9 +228,8 @@ class Dashboard:
     def web(self) -> Iterator[str]:
         """The web process; its URL, once it answers."""
         environ = clean_environ(**{f"SHIPWAY_{k.upper()}": v for k, v in self.values.items()})
-        bind = f"127.0.0.1:{self.settings.web_port}"
         log = (self.folder / "web.log").open("wb")
-        child = subprocess.Popen([*GUNICORN, "--bind", bind], env=environ, stdout=log, stderr=log)
+        child = subprocess.Popen([sys.executable, "-c", SERVE], env=environ, stdout=log, stderr=log)
         try:
             _until_answers(self.settings.web_port, child)
             yield self.url
@@ -259,8 +256,6 @@ def dashboard() -> Iterator[Dashboard]:
 
 
 def _until_answers(port: int, child: subprocess.Popen[bytes]) -> None:
-    import http.client
-
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline and child.poll() is None:
         with contextlib.suppress(OSError):

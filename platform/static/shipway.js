@@ -49,8 +49,15 @@ class Live {
       this.log?.say("connecting again …", false);
       if (source.readyState !== EventSource.CLOSED) return; // the browser tries again by itself
       this.close();
+      if (this.failures === 3 && this.log) this.startAnew();
       this.timer = setTimeout(() => this.open(), RETRY[Math.min(this.failures++, RETRY.length - 1)]);
     });
+  }
+
+  // Where it was cannot be found any more, it seems: begin with the last lines again.
+  startAnew() {
+    this.url.searchParams.delete("after");
+    this.log.lines.replaceChildren();
   }
 
   close() {
