@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from shipway.platform.applog import MAX_TEXT
 
@@ -24,8 +25,7 @@ INSTANCE = re.compile(r"(?P<process>.+\.\d+)\.\d+")
 PLATFORM_LINE = re.compile(rb"(\S+) ([^\s\[]+)\[([^\]]*)\]: ?(.*)", re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """A line of the log; `time` is UTC with microseconds, `source` is app or shipway, `process` like web.1 or router."""
 
     time: str
@@ -172,11 +172,15 @@ class _Parser:
             return self._group([self._platform_line(raw)])
         fields = raw.split(b" ", 3)
         stamp = _normal(fields[0])
-        if stamp is None or len(fields) < 3:
+        if len(fields) == 3:  # an empty line, its last blank cut away
+            fields.append(b"")
+        if stamp is None or len(fields) < 4:
             self._records.append(_Record(self._stamp, [raw]))
         else:
             self._stamp = stamp
-            self._add_piece(fields[1], fields[2], fields[3] if len(fields) == 4 else b"")
+            if fields[2] == b"F" and not self._records and len(raw) < MAX_TEXT:  # by far the most
+                return self._group([Line(stamp, "app", self._process, _text(fields[3]))])
+            self._add_piece(fields[1], fields[2], fields[3])
         return self.flush() if not self._open or self._size >= MAX_OPEN else None
 
     def _add_piece(self, stream: bytes, tag: bytes, text: bytes) -> None:

@@ -47,6 +47,8 @@ class Wanted:
 
     def line(self, line: Line) -> bool:
         """Whether this is such a line."""
+        if self.process is None and self.source is None:
+            return True
         return self.source in (None, line.source) and self._is_of(line.process)
 
     def _is_of(self, process: str) -> bool:
@@ -89,7 +91,9 @@ class LogReader:
             found = sum(len(group.lines) for group in self._matching(groups))
             if complete or (groups and found >= count):
                 return groups
-            window *= 4
+            # As large as it takes at the density seen so far, and some more.
+            window = max(window * 2, int(window * 1.2 * count / max(found, 1)))
+            window = min(window, file.size)
 
     def _matching(self, groups: list[Group]) -> list[Group]:
         kept = []

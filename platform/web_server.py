@@ -9,10 +9,11 @@ from typing import Any
 
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]  # it has none
 
-from shipway.platform import api_streams, watch
 from shipway.platform.settings import Settings
 
-REST = 24  # threads for all that ends by itself, pushes over HTTP among it
+# Places to watch something live (watch.py, api_streams.py), and some for all that ends by itself, pushes among it.
+# Not summed up from there: this module is all that gunicorn's first process, which only waits, has to load.
+THREADS = 20 + 40 + 24
 GRACE = 3  # seconds that requests have to end when the server is stopped; followers connect again
 
 
@@ -41,7 +42,7 @@ def options(settings: Settings) -> dict[str, Any]:
         "bind": [f"{settings.listen}:{settings.web_port}"],
         "worker_class": "gthread",
         "workers": 1,
-        "threads": watch.VIEWERS + api_streams.FOLLOWERS + REST,
+        "threads": THREADS,
         # The worker itself beats, whatever its threads do: streams and pushes may take as long as they need.
         "timeout": 30,
         "graceful_timeout": GRACE,
