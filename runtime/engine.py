@@ -240,6 +240,8 @@ class Engine:
             if found is not None:
                 return found
         if self._observer.exit(files) is None:
+            # Init goes first: had it seen its children die, it might still end as if all were well.
+            self._kill_process(container_id, read_pid(files.init_pid))
             removal.kill_processes(self._tools, files)
         if self._observer.exit(files) is None and files.persist.is_dir():
             # No monitor was there to note it.
