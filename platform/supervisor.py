@@ -1,12 +1,14 @@
 """`shipway up`: runs the processes of the Procfile and starts again what dies.
 
+Our own processes are forked from the supervisor, which has loaded all of their modules once (`warm.py`): that way they
+start at once and share the memory of what they have in common. Anything else in the Procfile is executed.
+
 Two processes watch each other through pidfds: the supervisor, parent of all the others, and its keeper, which starts
 a new supervisor if that one is killed (and the other way round). Neither is needed for apps to serve. Machines with
 systemd have the unit in docs/shipway.service do the keeper's work, with `shipway up --foreground`.
 """
 
 import contextlib
-import ctypes
 import fcntl
 import os
 import select
@@ -19,10 +21,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from shipway.platform import warm
 from shipway.platform.errors import InvalidInput
 from shipway.platform.settings import Settings
 
-PR_SET_PDEATHSIG = 1
 STOP_GRACE = 15.0  # seconds a process has after SIGTERM
 # A process that dies is started at once; one that keeps dying waits longer each time.
 BACKOFF = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
@@ -110,6 +112,7 @@ class Supervisor:
         return max(0.0, min(waiting) - time.monotonic()) if waiting else None
 
     def _start(self, process: Process) -> None:
+        warm.load(process.argv)
         reader, writer = os.pipe2(os.O_CLOEXEC)
         process.pid = _spawn(process.argv, self._environ, writer, _death_signal(process.name))
         os.close(writer)
@@ -197,7 +200,7 @@ def _spawn(argv: list[str], environ: dict[str, str], output: int, death_signal: 
     if pid:
         return pid
     try:
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, death_signal)
+        warm.die_with_parent(death_signal)
         if os.getppid() != parent:
             os._exit(1)
         os.setsid()
@@ -208,6 +211,8 @@ def _spawn(argv: list[str], environ: dict[str, str], output: int, death_signal: 
         os.dup2(null, 0)
         os.dup2(output, 1)
         os.dup2(output, 2)
+        if warm.is_ours(argv):
+            warm.become(argv, environ)
         os.execvpe(argv[0], argv, environ)  # noqa: S606
     except OSError as error:
         os.write(2, f"{argv[0]}: {error.strerror}\n".encode())
@@ -379,7 +384,7 @@ def _daemon(body: Callable[[], None]) -> int:
         os._exit(0)
     code = 1
     try:
-        os.closerange(3, 256)  # the parent's log, pid file lock and pipes are not ours
+        warm.close_inherited()
         null = os.open(os.devnull, os.O_RDWR)
         for fd in (0, 1, 2):
             os.dup2(null, fd)

@@ -10,6 +10,7 @@ from typing import Any
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]  # it has none
 
 from shipway.platform.settings import Settings
+from shipway.platform.warm import die_with_parent
 
 # Places to watch something live (watch.py, api_streams.py), and some for all that ends by itself, pushes among it.
 # Not summed up from there: this module is all that gunicorn's first process, which only waits, has to load.
@@ -55,6 +56,8 @@ def options(settings: Settings) -> dict[str, Any]:
         "errorlog": "-",
         "loglevel": "warning",
         "proc_name": "shipway-web",
+        # Else the worker of a killed master would hold the port until it notices.
+        "post_fork": lambda _server, _worker: die_with_parent(),
     }
 
 

@@ -10,6 +10,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
+from typing import NoReturn
 
 from shipway.platform.builds import BUILDS
 from shipway.platform.errors import ShipwayError
@@ -104,15 +105,18 @@ def _take_messages(ctx: Context, queues: list[str], pool: str, threads: int) -> 
     worker.start()
 
 
-if __name__ == "__main__":
-    try:
-        code = main(sys.argv[1:])
-    except SystemExit as end:  # Celery's way of ending when it is hurried
-        code = end.code if isinstance(end.code, int) else 1
-    for thread in threading.enumerate():
-        if thread.name == RESIDENT:
-            thread.join(RESIDENT_GRACE)
+def run(argv: list[str]) -> NoReturn:
+    """Run the process that `argv` names, then end this one."""
+    code = main(argv)
+    if code == 0:
+        for thread in threading.enumerate():
+            if thread.name == "reconciler":
+                thread.join()
     sys.stdout.flush()
     sys.stderr.flush()
     # Threads that wait for a container must not hold the end up: what they do is gone on with by the next process.
     os._exit(code)
+
+
+if __name__ == "__main__":
+    run(sys.argv[1:])

@@ -17,6 +17,15 @@ from load import Load
 from support import Platform, platform
 
 ROLES = ("redis", "web", "ssh", "worker", "host", "router")
+# What each calls itself in ps, once it is at work.
+TITLES = {
+    "redis": "redis-server",
+    "web": "gunicorn: master",
+    "ssh": "shipway ssh",
+    "worker": r"\[celeryd: builds@",
+    "host": r"\[celeryd: host\.",
+    "router": "shipway router",
+}
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +56,8 @@ def by_role(shipway: Platform) -> dict[str, int]:
     found = {}
     for pid in children(supervisor(shipway)):
         line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-        for role in ROLES:
-            if re.search(rf"(shipway|main|-){'?'}[ -]?{role}\b", line):
+        for role, pattern in TITLES.items():
+            if re.match(pattern, line):
                 found[role] = pid
     return found
 
