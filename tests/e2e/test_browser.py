@@ -172,6 +172,21 @@ def test_scaling_with_plus_minus_and_a_number(board: Dashboard, page: Page) -> N
     assert page.evaluate("window.samePage")
 
 
+def test_quick_presses_all_count(board: Dashboard, page: Page) -> None:
+    """However fast one presses plus and minus, what was pressed is what one gets."""
+    page.goto(f"{board.url}/apps/hello")
+    live(page)
+    before = int(scale(page).input_value())
+    for name, times in (("more", 5), ("fewer", 2), ("more", 1)):
+        for _ in range(times):
+            page.get_by_role("button", name=f"One web instance {name}").click(delay=5)
+    expect(page.locator("[data-process=web] .instances li")).to_have_count(before + 4)
+    expect(scale(page)).to_have_value(str(before + 4))
+    for _ in range(4):
+        page.get_by_role("button", name="One web instance fewer").press("Enter")
+    expect(page.locator("[data-process=web] .instances li")).to_have_count(before)
+
+
 def test_what_one_types_is_not_taken_away(board: Dashboard, page: Page) -> None:
     """A number that is being typed stays while the page is brought up to date around it."""
     page.goto(f"{board.url}/apps/hello")

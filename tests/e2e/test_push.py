@@ -70,6 +70,21 @@ def test_a_push_over_http_goes_live(shipway: Platform) -> None:
     assert shipway.get("overhttp")[2].startswith("http web.1")
 
 
+def test_git_over_http_asks_for_a_token(shipway: Platform, hello: Path) -> None:
+    """A wrong token is refused, a right one may clone what was pushed; both by a stock client."""
+    base = f"127.0.0.1:{shipway.settings.web_port}/hello.git"
+    done = shipway.git(hello, "ls-remote", f"http://x:wrong@{base}", check=False)
+    assert done.returncode != 0
+    assert "Authentication failed" in done.stdout or "could not read" in done.stdout
+    clone = shipway.folder / "clone"
+    shipway.git(shipway.folder, "clone", "-q", f"http://x:{shipway.token}@{base}", str(clone))
+    assert (clone / "Procfile").read_text() == (hello / "Procfile").read_text()
+    missing = f"http://x:{shipway.token}@{base.replace('hello', 'nosuchapp')}"
+    done = shipway.push(hello, missing, "main", check=False)
+    assert done.returncode != 0
+    assert "nosuchapp" in done.stdout
+
+
 def test_the_image_is_in_the_local_store(shipway: Platform, hello: Path, tmp_path: Path) -> None:
     """What was built is an OCI image that other tools take."""
     layout = shipway.data / "runtime" / "images"

@@ -269,68 +269,6 @@ def test_a_client_that_stalls(router: Router) -> None:
 def test_the_apps_own_errors_are_its_own(router: Router) -> None:
     """A 504 the app sends reaches the client as it is, and is no error of the router's."""
     answers = []
-
-    def ask(**headers: str) -> None:
-        answers.append(get(router.port, f"{app}.localhost", path, **headers))
-
-    line = router.next_line(app, ask)
-    assert f"at=error code={code} " in line
-    assert f" status={status} " in line
-    assert ("dyno=web.1" in line) == (app in {"one", "refused"})
-    found, headers, body = answers[0]
-    assert (found, headers["content-type"]) == (status, "text/html; charset=utf-8")
-    assert body.startswith("<!doctype html>")
-    router.next_line(app, lambda: ask(Accept="application/json"))
-    found, headers, body = answers[1]
-    assert (found, headers["content-type"]) == (status, "application/json")
-    assert json.loads(body)["message"]
-
-
-def test_no_answer_to_a_post(router: Router) -> None:
-    """A POST whose connection closes without an answer is H13 and is not sent again."""
-    before = len(router.upstream.seen)
-    line = router.next_line("one", lambda: get(router.port, "one.localhost", "/die", "POST"))
-    assert "at=error code=H13" in line
-    assert " status=503 " in line
-    assert len(router.upstream.seen) == before + 1
-
-
-def test_a_cut_answer(router: Router) -> None:
-    """An answer that breaks off is H18."""
-
-    def ask() -> None:
-        with pytest.raises(http.client.IncompleteRead):
-            get(router.port, "one.localhost", "/partial")
-
-    assert "at=error code=H18" in router.next_line("one", ask)
-
-
-def test_a_client_that_gives_up(router: Router) -> None:
-    """A client that closes before the answer is H27, status 499."""
-
-    def ask() -> None:
-        with socket.create_connection(("127.0.0.1", router.port)) as connection:
-            connection.sendall(b"GET /slow HTTP/1.1\r\nHost: one.localhost\r\n\r\n")
-            time.sleep(0.1)
-
-    line = router.next_line("one", ask)
-    # HAProxy leaves a request be whose client has only closed; then the app's own time runs out.
-    assert "code=H27" in line or "code=H12" in line
-
-
-def test_a_client_that_stalls(router: Router) -> None:
-    """A body that never comes is H28, and the client is let go."""
-
-    def ask() -> None:
-        raw(router.port, b"POST / HTTP/1.1\r\nHost: one.localhost\r\nContent-Length: 9\r\n\r\nabc")
-        time.sleep(0.5)
-
-    assert re.search("code=H(28|12)", router.next_line("one", ask))
-
-
-def test_the_apps_own_errors_are_its_own(router: Router) -> None:
-    """A 504 the app sends reaches the client as it is, and is no error of the router's."""
-    answers = []
     line = router.next_line(
         "one", lambda: answers.append(get(router.port, "one.localhost", "/gateway"))
     )
