@@ -49,7 +49,8 @@ class _Pen:
 
 def pieces(line: str) -> list[Piece]:
     """The line as runs of safe text with their looks; a look does not carry over to the next line."""
-    pen, found, end = _Pen(), [], 0
+    pen, end = _Pen(), 0
+    found: list[Piece] = []
     for match in SGR.finditer(line):
         _add(found, pen.look, line[end : match.start()])
         _apply(pen, [int(code or 0) for code in match[1].split(";")])

@@ -16,6 +16,7 @@ from shipway.platform.states import BuildState, Desired, InstanceState, ReleaseS
 
 BUILDING = (BuildState.QUEUED, BuildState.RUNNING)
 DEPLOYING = (ReleaseState.PENDING, ReleaseState.DEPLOYING)
+ALIVE = (InstanceState.STARTING, InstanceState.UP)
 
 
 class Pages:
@@ -106,7 +107,8 @@ class Pages:
         live = next((one for one in releases if one.id == app.release_id), None)
         mine = [one for one in instances if _belongs(app, one)]
         wanted = sum(formation.wanted(self._db, app, live).values()) if live else len(mine)
-        series = total(self._history.series(one.id for one in mine).values())
+        alive = [one.id for one in mine if one.state in ALIVE]
+        series = total(self._history.series(alive).values())
         return {
             "name": app.name,
             "url": self._settings.app_url(app.name),
@@ -135,11 +137,12 @@ class Pages:
 
     def _instance(self, app: App, one: Instance) -> View:
         """As in `shapes`, with what only people look at: `uptime` in seconds, `series` of bytes of memory."""
-        alive = one.state in (InstanceState.UP, InstanceState.STARTING)
+        alive = one.state in ALIVE
         start = (one.up_at or one.started_at) if alive else None
         shown = shapes.instance(one)
         return {
             **shown,
+            "state": "draining" if _drains(one) else shown["state"],
             "memory": shown["memory"] if alive else None,
             "series": self._history.series([one.id]).get(one.id, []) if alive else [],
             "since": start,
@@ -195,6 +198,11 @@ def _by_app(rows: Iterable[Any]) -> defaultdict[int, list[Any]]:
 def _belongs(app: App, one: Instance) -> bool:
     """Whether the instance is part of what the app is now, or, before its first release, of what it shall be."""
     return one.desired == Desired.RUNNING and app.release_id in (None, one.release_id)
+
+
+def _drains(one: Instance) -> bool:
+    """Whether the instance still runs, but only until its last requests are answered."""
+    return one.desired == Desired.STOPPED and one.state == InstanceState.UP
 
 
 def _count_up(instances: Iterable[Instance]) -> int:

@@ -10,29 +10,13 @@ import flask
 from flask import request
 from werkzeug.wrappers import Response
 
-from shipway.platform import (
-    apps as operations,
-)
-from shipway.platform import (
-    auth,
-    browser,
-    config_vars,
-    history,
-    people,
-    scaling,
-    shapes,
-    watch,
-)
+from shipway.platform import apps as operations
+from shipway.platform import browser, config_vars, history, render, scaling, watch
 from shipway.platform.browser import login_required, store, user
 from shipway.platform.errors import InvalidInput, ShipwayError, Unauthenticated
-from shipway.platform.memory import MemoryHistory
-from shipway.platform.models import App
-from shipway.platform.pages import Pages
 
 blueprint = flask.Blueprint("ui", __name__)
 blueprint.before_request(browser.check_origin)
-
-FEW, MANY = 5, 50  # rows of builds and releases, on the overview and on their own page
 
 Answer = str | Response | tuple[str, int]
 
@@ -78,14 +62,14 @@ def logout() -> Answer:
 @login_required
 def apps() -> Answer:
     """The list of apps."""
-    return _apps_page("apps.html")
+    return render.apps_page("apps.html")
 
 
 @blueprint.get("/apps/live")
 @login_required
 def apps_live() -> Answer:
     """The list alone."""
-    return _apps_page("_apps.html")
+    return render.apps_page("_apps.html")
 
 
 @blueprint.post("/apps")
@@ -94,11 +78,11 @@ def create() -> Answer:
     """Make an app and show it."""
     name = request.form.get("name", "").strip()
     if not name:
-        return _apps_page("apps.html", name=name, error="Give the app a name."), 400
+        return render.apps_page("apps.html", name=name, error="Give the app a name."), 400
     try:
         operations.create(store(), user(), name)
     except ShipwayError as error:
-        return _apps_page("apps.html", name=name[:60], error=error.message), error.status
+        return render.apps_page("apps.html", name=name[:60], error=error.message), error.status
     return flask.redirect(flask.url_for("ui.app", name=name), 303)
 
 
@@ -109,63 +93,63 @@ def create() -> Answer:
 @login_required
 def app(name: str) -> Answer:
     """Processes, the last builds and releases, the log."""
-    return _app_page("overview.html", name, "app", FEW, log=watch.log_panel(name))
+    return render.app_page("overview.html", name, "app", render.FEW, log=watch.log_panel(name))
 
 
 @blueprint.get("/apps/<name>/live")
 @login_required
 def app_live(name: str) -> Answer:
     """What changes on the overview."""
-    return _live(name)
+    return render.live(name)
 
 
 @blueprint.get("/apps/<name>/activity")
 @login_required
 def activity(name: str) -> Answer:
     """Builds and releases."""
-    return _app_page("activity.html", name, "activity", MANY)
+    return render.app_page("activity.html", name, "activity", render.MANY)
 
 
 @blueprint.get("/apps/<name>/activity/live")
 @login_required
 def activity_live(name: str) -> Answer:
     """What changes on the activity page."""
-    return _app_page("_activity.html", name, "activity", MANY)
+    return render.app_page("_activity.html", name, "activity", render.MANY)
 
 
 @blueprint.get("/apps/<name>/log")
 @login_required
 def logs(name: str) -> Answer:
     """The log, tall."""
-    return _app_page("logs.html", name, "logs", 0, log=watch.log_panel(name))
+    return render.app_page("logs.html", name, "logs", 0, log=watch.log_panel(name))
 
 
 @blueprint.get("/apps/<name>/builds/<int:number>")
 @login_required
 def build(name: str, number: int) -> Answer:
     """One build and its output, live while it runs."""
-    return _build_page("build.html", name, number)
+    return render.build_page("build.html", name, number)
 
 
 @blueprint.get("/apps/<name>/builds/<int:number>/live")
 @login_required
 def build_live(name: str, number: int) -> Answer:
     """The facts of a build."""
-    return _build_page("_build.html", name, number)
+    return render.build_page("_build.html", name, number)
 
 
 @blueprint.get("/apps/<name>/config")
 @login_required
 def config(name: str) -> Answer:
     """Config vars; their values only when asked for."""
-    return _config_page(name)
+    return render.config_page(name)
 
 
 @blueprint.get("/apps/<name>/settings")
 @login_required
 def settings_page(name: str) -> Answer:
     """Remotes, people, restart, destroy."""
-    return _app_page(
+    return render.app_page(
         "settings.html", name, "settings_page", 0, people=operations.access(store(), user(), name)
     )
 
@@ -185,7 +169,7 @@ def scale(name: str) -> Answer:
         raise InvalidInput(f"{amount[:20]!r} is no number of instances: use 0 to 100.")
     scaling.scale(store(), user(), name, {kind: amount})
     if request.headers.get("HX-Request"):
-        return _live(name)
+        return render.live(name)
     return _back("ui.app", name)
 
 
@@ -229,7 +213,7 @@ def config_set(name: str) -> Answer:
         done = config_vars.assign(store(), user(), name, {key: value})
     except InvalidInput as error:
         flask.flash(error.message, "error")
-        return _config_page(name, key=key, value=value), error.status
+        return render.config_page(name, key=key, value=value), error.status
     flask.flash(_told(f"Set {key}", done))
     return _back("ui.config", name)
 
@@ -284,7 +268,7 @@ def destroy(name: str) -> Answer:
     return flask.redirect(flask.url_for("ui.apps"), 303)
 
 
-# -- parts --------------------------------------------------------------------------------------
+# -- answers -------------------------------------------------------------------------------------
 
 
 def _back(endpoint: str, name: str) -> Response:
@@ -294,71 +278,3 @@ def _back(endpoint: str, name: str) -> Response:
 def _told(what: str, done: dict[str, Any]) -> str:
     release = done["release"]
     return f"{what}, deploying v{release['version']} with it." if release else f"{what}."
-
-
-def _apps_page(template: str, **more: Any) -> str:
-    with store().reading() as db:
-        found = _pages(db).apps(user())
-    return flask.render_template(template, apps=found, **more)
-
-
-def _live(name: str) -> str:
-    """The overview's changing part; the state in the head and (empty) notices come along, out of band."""
-    return "".join(
-        (
-            _app_page("_live.html", name, "app", FEW),
-            _app_page("_state.html", name, "app", 0, oob=True),
-        )
-    )
-
-
-def _app_page(template: str, name: str, tab: str, rows: int, **more: Any) -> str:
-    """Render one of an app's pages, with as many builds and releases as `rows` says."""
-    with store().reading() as db:
-        found = auth.app_for(db, user(), name)
-        pages = _pages(db)
-        context = {"app": pages.app(found), "remotes": _remotes(found)}
-        if rows:
-            context["processes"] = pages.processes(found) if rows == FEW else []
-            context["builds"] = pages.builds(found, rows)
-            context["releases"] = pages.releases(found, rows)
-    if rows and not context["builds"]:
-        context["has_keys"] = bool(people.keys(store(), user()))
-    return flask.render_template(template, tab=tab, **context, **more)
-
-
-def _build_page(template: str, name: str, number: int) -> str:
-    with store().reading() as db:
-        found = auth.app_for(db, user(), name)
-        row = history.find_build(db, found, number)
-        pages = _pages(db)
-        context = {"app": pages.app(found), "build": pages.build(row)}
-    lines, cursor = watch.output_so_far(row) if template == "build.html" else ([], 0)
-    return flask.render_template(template, tab="activity", lines=lines, cursor=cursor, **context)
-
-
-def _config_page(name: str, **more: Any) -> str:
-    values = config_vars.get(store(), user(), name)
-    shown = values if request.args.get("reveal") else dict.fromkeys(values, "")
-    return _app_page(
-        "config.html",
-        name,
-        "config",
-        0,
-        config=dict(sorted(shown.items())),
-        revealed=bool(request.args.get("reveal")),
-        **more,
-    )
-
-
-def _remotes(found: App) -> dict[str, str]:
-    settings = store().settings
-    return {
-        "ssh_url": shapes.ssh_url(settings, found.name),
-        "git_url": f"{settings.dashboard}/{found.name}.git",
-    }
-
-
-def _pages(db: Any) -> Pages:
-    memory: MemoryHistory = flask.current_app.extensions["shipway.memory"]
-    return Pages(db, store().settings, memory, store().now(db))

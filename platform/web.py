@@ -16,7 +16,7 @@ from sqlalchemy.exc import OperationalError
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
 
-from shipway.platform import account, api, browser, git_http, present, ui, watch
+from shipway.platform import account, api, auth, browser, git_http, present, ui, watch
 from shipway.platform.browser import TooManyLogins
 from shipway.platform.errors import ShipwayError, Unauthenticated
 from shipway.platform.files import secret_file
@@ -57,7 +57,7 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
         SESSION_COOKIE_HTTPONLY=True,
         SESSION_COOKIE_SAMESITE="Lax",
         SESSION_COOKIE_SECURE=secure,
-        PERMANENT_SESSION_LIFETIME=browser.auth.SESSION,
+        PERMANENT_SESSION_LIFETIME=auth.SESSION,
         SESSION_REFRESH_EACH_REQUEST=False,
         MAX_CONTENT_LENGTH=MAX_BODY,
         SEND_FILE_MAX_AGE_DEFAULT=31_536_000,  # their address changes with their content

@@ -204,19 +204,51 @@ document.addEventListener("change", (event) => {
 });
 
 document.addEventListener("input", (event) => {
-  const form = event.target.closest("[data-scale]");
-  if (form) form.classList.toggle("changed", event.target.value !== event.target.defaultValue);
+  const control = event.target.closest("[data-scale]");
+  if (control) control.classList.toggle("changed", event.target.value !== event.target.defaultValue);
 });
 
-// A part that somebody is typing into, or selecting text in, is not replaced under their hands.
+// Minus and plus change the number; it is sent once one has stopped pressing, so that no press is lost or outrun.
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-scale] button[name=step]");
+  if (!button) return;
+  event.preventDefault();
+  const control = button.closest("[data-scale]");
+  const input = control.querySelector("input[type=number]");
+  const wanted = Number(input.value) + Number(button.value);
+  input.value = Math.min(Math.max(wanted, input.min), input.max);
+  input.dispatchEvent(new Event("input", { bubbles: true }));
+  control.classList.add("stepping");
+  clearTimeout(control.timer);
+  control.timer = setTimeout(() => {
+    control.classList.remove("stepping");
+    if (control.matches(".changed")) input.form.requestSubmit();
+  }, 300);
+});
+
+// A part that somebody is typing into, selecting text in, pressing a button of or waiting for is not replaced under
+// their hands; the next event or poll brings what was left out.
+let pressing = false;
+addEventListener("pointerdown", () => (pressing = true), true);
+for (const end of ["pointerup", "pointercancel"]) {
+  addEventListener(end, () => setTimeout(() => (pressing = false)), true); // after the click
+}
+
 document.addEventListener("htmx:beforeSwap", (event) => {
   const { target, requestConfig } = event.detail;
+  if (target.querySelector(".stepping")) event.detail.shouldSwap = false;
   if (requestConfig.verb !== "get") return;
   const selection = getSelection();
   const selecting = !selection.isCollapsed && target.contains(selection.anchorNode);
-  if (selecting || target.querySelector(".changed")) event.detail.shouldSwap = false;
+  if (pressing || selecting || target.querySelector(".changed, form.htmx-request")) {
+    event.detail.shouldSwap = false;
+  }
 });
-document.addEventListener("htmx:afterSettle", (event) => prepare(event.detail.elt.parentNode ?? document));
+document.addEventListener("htmx:afterSettle", (event) => {
+  prepare(event.detail.elt.parentNode ?? document);
+  // A form's answer has replaced the part that fetched what happened meanwhile: fetch again.
+  if (event.detail.requestConfig?.verb !== "get") htmx.trigger(document.body, "changed");
+});
 
 addEventListener("DOMContentLoaded", () => {
   prepare(document);
