@@ -86,7 +86,7 @@ def quantities(db: Session, row: App) -> dict[str, int]:
     if current is not None:
         return dict(sorted(formation.wanted(db, row, current).items()))
     stored = select(Formation.process_type, Formation.quantity).where(Formation.app_id == row.id)
-    return dict(sorted(db.execute(stored).tuples()))
+    return {kind: quantity for kind, quantity in sorted(db.execute(stored).all())}  # noqa: C416 -- rows are no pairs to dict()
 
 
 def build(row: Build, version: int | None = None) -> View:

@@ -150,6 +150,7 @@ def test_environment_is_read_in_one_module() -> None:
 # Modules that hand the whole environment to a child they start.
 PASSES_ENVIRON_ON = {
     "platform/supervisor.py",
+    "platform/warm.py",
     "buildpacks/debian.py",
 }
 
