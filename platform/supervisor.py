@@ -85,13 +85,23 @@ class Supervisor:
         self._width = max(len(process.name) for process in self._processes)
 
     def run(self, keeper_died: Callable[[], int], keeper: int) -> None:
-        """Run until SIGTERM or SIGINT. `keeper_died` makes a new keeper and returns its pidfd."""
+        """Run until SIGTERM or SIGINT.
+
+        `keeper` is a pidfd of the keeper, -1 if there is none yet; `keeper_died` makes a new one and returns its
+        pidfd, -1 where there shall be none.
+        """
         with _signal_pipe() as signals:
             self._selector.register(signals, selectors.EVENT_READ, "signal")
+            others = [process for process in self._processes if process.name != "redis"]
+            for process in self._processes:
+                if process not in others:
+                    self._start(process)  # is executed, and can come up while we load
+            warm.load(process.argv for process in others)
+            for process in others:
+                self._start(process)
+            keeper = keeper if keeper >= 0 else keeper_died()
             if keeper >= 0:
                 self._selector.register(keeper, selectors.EVENT_READ, "keeper")
-            for process in self._processes:
-                self._start(process)
             while not self._stopping:
                 for key, _ in self._selector.select(self._next_start()):
                     if key.data == "signal":
@@ -112,7 +122,6 @@ class Supervisor:
         return max(0.0, min(waiting) - time.monotonic()) if waiting else None
 
     def _start(self, process: Process) -> None:
-        warm.load(process.argv)
         reader, writer = os.pipe2(os.O_CLOEXEC)
         process.pid = _spawn(process.argv, self._environ, writer, _death_signal(process.name))
         os.close(writer)
@@ -323,9 +332,9 @@ def _supervise(settings: Settings, keeper_pid: int) -> None:
         return os.pidfd_open(_daemon(lambda: _keep(settings, me)))
 
     try:
-        keeper = os.pidfd_open(keeper_pid) if keeper_pid else new_keeper()
+        keeper = os.pidfd_open(keeper_pid) if keeper_pid else -1
     except ProcessLookupError:
-        keeper = new_keeper()
+        keeper = -1
     Supervisor(settings, log.write).run(new_keeper, keeper)
     pid_file.path.unlink(missing_ok=True)
 

@@ -1,7 +1,6 @@
 """Processes that start warm: forked from one that has loaded their modules already.
 
-What is loaded before a fork is shared by parent and child until one of them writes to it. The modules of each process
-are loaded just before it is started, so that the first ones need not wait for the imports of the last.
+What is loaded before a fork is shared by parent and child until one of them writes to it.
 """
 
 import ctypes
@@ -10,7 +9,7 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NoReturn
 
 import setproctitle
@@ -48,12 +47,15 @@ def is_ours(argv: Sequence[str]) -> bool:
     return len(argv) == 2 and argv[0] == OURS and argv[1] in MODULES
 
 
-def load(argv: Sequence[str]) -> None:
-    """Import what the process will need; quick when it has been done."""
-    if not is_ours(argv):
-        return
-    for name in ("shipway.platform.cli", *MODULES[argv[1]]):
-        importlib.import_module(name)
+def load(commands: Iterable[Sequence[str]]) -> None:
+    """Import what these processes will need, before the first of them is forked.
+
+    All of it: what the parent touches between two forks is not shared any more with those it has forked already.
+    """
+    for argv in commands:
+        if is_ours(argv):
+            for name in ("shipway.platform.cli", *MODULES[argv[1]]):
+                importlib.import_module(name)
     gc.collect()
     gc.freeze()  # the collector would write to the shared pages
 

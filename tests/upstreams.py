@@ -26,7 +26,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.seen.append(self.requestline)
         path = self.path.partition("?")[0]
-        getattr(self, f"answer_{path.strip('/') or 'name'}", self.answer_name)()
+        self.server.busy.add(id(self))
+        try:
+            getattr(self, f"answer_{path.strip('/') or 'name'}", self.answer_name)()
+        finally:
+            self.server.busy.discard(id(self))
 
     do_POST = do_HEAD = do_PUT = do_GET
 
@@ -91,6 +95,7 @@ class Upstream(http.server.ThreadingHTTPServer):
         super().__init__((address, 0), _Handler)
         self.name = name
         self.seen: list[str] = []
+        self.busy: set[int] = set()  # requests under way
         self.slow = threading.Event()  # set it to let the answers to /slow go
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 

@@ -7,11 +7,13 @@ import shlex
 PROFILE = "if [ -f .profile ]; then . ./.profile; fi\n"
 
 # A process 1 gets no signal that it has no handler for. So a command that bash has to stay for runs in a child, and
-# bash hands SIGTERM on to everything in the container. (Run anywhere else, -1 would be the whole machine.)
+# bash hands SIGTERM on to everything in the container, and stays until all have ended: the child itself dies at once,
+# what it had started may have something to finish. (Run anywhere else, -1 would be the whole machine.)
 RELAY = """\
-trap '[ $$ = 1 ] && kill -TERM -1 2>/dev/null' TERM
+trap 'ending=1; [ $$ = 1 ] && kill -TERM -- -1 2>/dev/null' TERM
 ( eval "$0" ) &
 while wait $!; code=$?; kill -0 $! 2>/dev/null; do :; done
+while [ -n "$ending" ] && [ $$ = 1 ] && kill -0 -- -1 2>/dev/null; do sleep 0.02; done
 exit $code
 """
 

@@ -181,6 +181,18 @@ def test_execute_hands_on_output_and_removes_everything(lab: Lab) -> None:
     assert lab.leftovers() == {}
 
 
+def test_execute_gives_the_output_of_the_shortest_program(lab: Lab) -> None:
+    """A program that is gone before anybody looks has still said what it said."""
+
+    def say(number: int) -> str:
+        chunks: list[bytes] = []
+        lab.engine.execute(lab.spec(f"brief-{number}", "echo", str(number)), chunks.append)
+        return b"".join(chunks).decode().strip()
+
+    with ThreadPoolExecutor(10) as pool:
+        assert list(pool.map(say, range(40))) == [str(number) for number in range(40)]
+
+
 def test_execute_can_be_cancelled(lab: Lab) -> None:
     """Setting the event ends the container at once, and nothing is left."""
     cancelled = threading.Event()
