@@ -1,16 +1,17 @@
 """Pushes and commands over SSH with stock clients; only the workers are played by a thread."""
 
+import asyncio
 import os
 import re
 import signal
 import stat
 import subprocess
-import threading
 import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import asyncssh
 import pytest
 from sqlalchemy import func, select, update
 
@@ -635,31 +636,47 @@ def test_redis_may_be_gone(app: str) -> None:
         assert time.monotonic() - begun < 10
 
 
-def test_sessions_of_one_connection_are_limited(here: Place) -> None:
+def test_sessions_of_one_connection_are_limited(here: Place, app: str, work: Path) -> None:
     """Ten at once; the eleventh is refused, and one that ends makes room."""
-    control = here.folder / "control"
-    base = [*here.ssh_argv(), "-p", str(here.settings.ssh_port), "-S", str(control)]
-    master = subprocess.Popen([*base, "-M", "-N", "x@127.0.0.1"], stdin=-3)
-    held = []
-    try:
-        wait_for(control.exists)
-        here.app("limits")
-        argv = [*base, "x@127.0.0.1", "git-receive-pack /limits"]
-        for _ in range(10):
-            held.append(subprocess.Popen(argv, stdin=-1, stdout=-1, stderr=-1))
-        for one in held:
-            assert one.stdout
-            assert one.stdout.read(4) != b""
-        over = subprocess.run(argv, stdin=-3, capture_output=True, timeout=20)
-        assert over.returncode != 0
-        held[0].kill()
-        held[0].communicate()
-        threading.Event().wait(0.3)
-        freed = subprocess.run(argv, input=b"0000", capture_output=True, timeout=20)
-        assert freed.returncode == 0
-    finally:
-        for one in held:
-            one.kill()
-            one.communicate()
-        master.kill()  # asked to end, it would wait for its sessions
-        master.wait(10)
+
+    async def run() -> None:
+        async with asyncssh.connect(
+            "127.0.0.1",
+            here.settings.ssh_port,
+            username="x",
+            client_keys=[str(here.folder / "ada")],
+            known_hosts=None,
+            config=None,
+        ) as connection:
+
+            async def begin() -> "asyncssh.SSHClientProcess[bytes]":
+                process = await connection.create_process(f"git-receive-pack /{app}", encoding=None)
+                assert await process.stdout.read(4)
+                return process
+
+            held = [await begin() for _ in range(10)]
+            with pytest.raises(asyncssh.ChannelOpenError):
+                await begin()
+            held[0].stdin.write(b"0000")
+            await held[0].wait_closed()
+            await begin()
+
+    asyncio.run(run())
+
+
+def test_keys_are_not_tried_without_end(here: Place) -> None:
+    """A client with a hundred unknown keys is sent away after some."""
+
+    async def run() -> None:
+        keys = [asyncssh.generate_private_key("ssh-ed25519") for _ in range(30)]
+        with pytest.raises(asyncssh.DisconnectError, match="Too many keys"):
+            await asyncssh.connect(
+                "127.0.0.1",
+                here.settings.ssh_port,
+                username="x",
+                client_keys=keys,
+                known_hosts=None,
+                config=None,
+            )
+
+    asyncio.run(run())
