@@ -123,12 +123,15 @@ class Cgroups:
                 found.update(map(int, _read(Path(current, "cgroup.procs")).split()))
         return found
 
-    def kill_all(self, container_id: str) -> None:
-        """SIGKILL every process of the container and wait until the kernel has none left."""
+    def kill_all(self, container_id: str, init: int = 0) -> None:
+        """SIGKILL every process of the container and wait until the kernel has none left.
+
+        With `init` first, the kernel ends all others before any could tell of another's end.
+        """
         deadline = time.monotonic() + KILL_TIMEOUT
         delay = 0.001
         while members := self.members(container_id):
-            for pid in members:
+            for pid in sorted(members, key=lambda pid: pid != init):
                 _kill(pid)
             self._thaw(container_id)
             if time.monotonic() > deadline:

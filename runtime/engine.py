@@ -320,10 +320,10 @@ class Engine:
         files = self._files(container_id)
         try:
             monitor = open_pidfd(self._observer.monitor_pid(files))
-            if monitor is not None:
-                try:
-                    pump(reader, monitor, output, patience)
-                finally:
+            try:
+                pump(reader, monitor, output, patience)
+            finally:
+                if monitor is not None:
                     os.close(monitor)
             found = self.wait(container_id)
         finally:

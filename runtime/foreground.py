@@ -41,33 +41,36 @@ class Patience:
         return None
 
 
-def pump(source: int, end: int, output: Output, patience: Patience) -> None:
+def pump(source: int, end: int | None, output: Output, patience: Patience) -> None:
     """Hand on what comes from `source` until it closes, or the process of pidfd `end` is dead.
 
-    What a dead process had written before is handed on too.
+    None stands for a process that is dead already. What it had written is handed on all the same.
     """
     os.set_blocking(source, False)
     poll = select.poll()
     poll.register(source, select.POLLIN)
-    poll.register(end, select.POLLIN)
-    while True:
+    if end is not None:
+        poll.register(end, select.POLLIN)
+    ready: set[int | None] = set()
+    while end is not None and end not in ready:
         patience.check()
         ready = {fd for fd, _ in poll.poll(patience.wait())}
-        if source in ready and not _forward(source, output):
+        if source in ready and _forward(source, output) == b"":
             return
-        if end in ready and source not in ready:
-            return
+    # Looked at once more: it may have written between poll's look at one and at the other.
+    while _forward(source, output):
+        patience.check()
 
 
-def _forward(source: int, output: Output) -> bool:
-    """Hand on one chunk; false at the end of the stream."""
+def _forward(source: int, output: Output) -> bytes | None:
+    """Hand on one chunk; empty at the end of the stream, None if there is nothing now."""
     try:
         chunk = os.read(source, CHUNK)
     except BlockingIOError:
-        return True
+        return None
     if chunk:
         output(chunk)
-    return bool(chunk)
+    return chunk
 
 
 def run_streamed(argv: list[str], output: Output, timeout: float | None) -> int:

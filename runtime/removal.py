@@ -6,7 +6,7 @@ import signal
 import time
 
 from shipway.runtime.commands import run_command
-from shipway.runtime.containers import Files, find_monitors, open_pidfd, wait_for_end
+from shipway.runtime.containers import Files, find_monitors, open_pidfd, read_pid, wait_for_end
 from shipway.runtime.errors import RuntimeFailure
 from shipway.runtime.launch import Tools
 
@@ -34,7 +34,7 @@ def kill_processes(tools: Tools, files: Files) -> None:
     # A monitor notes the exit and ends by itself, unless it was still at creating.
     patience = MONITOR_TIMEOUT if files.init_pid.exists() else 0.0
     while True:
-        tools.cgroups.kill_all(files.id)
+        tools.cgroups.kill_all(files.id, read_pid(files.init_pid))
         monitors = find_monitors(files.bundle)
         if not monitors:
             return
