@@ -18,7 +18,14 @@ from collections.abc import Callable, Iterable
 from shipway.platform.errors import ShipwayError
 from shipway.platform.haproxy_config import Config, Files
 from shipway.platform.haproxy_slots import APPS, HOSTS, SERVERS, Backend, Command, Slot, Table
-from shipway.platform.haproxy_worker import HAProxyFailed, Worker, find, spawn, takes_requests
+from shipway.platform.haproxy_worker import (
+    HAProxyFailed,
+    Worker,
+    find,
+    open_log,
+    spawn,
+    takes_requests,
+)
 from shipway.platform.routes import Route, Server
 
 log = logging.getLogger(__name__)
@@ -44,7 +51,9 @@ class HAProxy:
         self._workers: list[Worker] = []  # the last one takes new connections
         self._deaths = select.epoll()
         self._listener: socket.socket | None = None
+        self._log: int | None = None
         self._guard: int | None = None
+        self._number = 0  # of the last process we have started
         self._reloaded = 0.0  # monotonic time
         self._stale = False  # what is in force is not what the files say
 
@@ -97,9 +106,10 @@ class HAProxy:
         self._workers.clear()
         if self._listener:
             self._listener.close()
-        if self._guard is not None:
-            os.close(self._guard)
-        self._listener = self._guard = None
+        for fd in (self._log, self._guard):
+            if fd is not None:
+                os.close(fd)
+        self._listener = self._log = self._guard = None
         self._deaths.close()
 
     @property
@@ -236,8 +246,10 @@ class HAProxy:
     def _launch(self) -> None:
         if self._listener is None:
             self._listener = _listen(self.config)
-        number = max((worker.number for worker in self._workers), default=0) + 1
-        self._watch(spawn(self.config, number, self._listener))
+        self._number = max([self._number, *(worker.number for worker in self._workers)]) + 1
+        if self._log is None:
+            self._log = open_log(self.config)
+        self._watch(spawn(self.config, self._number, self._listener, self._log))
 
     def _adopt(self) -> bool:
         """Take over running processes; False if they do not listen where they should, or are being ended."""
@@ -245,6 +257,7 @@ class HAProxy:
         if newest.leaving:
             return False
         self._listener = newest.listener()
+        self._log = newest.log()
         if self._listener.getsockname()[:2] != (self.config.address, self.config.port):
             return False
         self.table = _read(newest)

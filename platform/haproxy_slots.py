@@ -93,11 +93,8 @@ class Table:
     def update(self, routes: Iterable[Route]) -> list[Command]:
         """Route `routes`, leaving other apps alone; new servers come before old ones go."""
         wanted = list(routes)
-        owned = {route.app: set(self.hosts_of.get(route.app, ())) for route in wanted}
         commands = [command for route in wanted for command in self._servers(route)]
-        for route in wanted:
-            commands += self._hosts(route, owned[route.app])
-        return commands
+        return commands + list(self._hosts(wanted))
 
     def remove(self, app: str) -> list[Command]:
         """Route `app` no more."""
@@ -107,13 +104,17 @@ class Table:
             commands.append(self._del(APPS, self.apps, app))
         return commands + (self._drain(backend, keep=()) if backend else [])
 
-    def _hosts(self, route: Route, owned: set[str]) -> Iterator[Command]:
-        for host in sorted(set(route.hosts)):
-            if self.hosts.get(host) != route.app:
-                yield self._set_host(host, route.app)
-        for host in sorted(owned - set(route.hosts)):
-            if self.hosts.get(host) == route.app:  # it may have gone to another app just now
-                yield self._del_host(host)
+    def _hosts(self, routes: list[Route]) -> Iterator[Command]:
+        """Hosts that are new somewhere, then those that are gone: one that moves is never without an app."""
+        owned = {route.app: set(self.hosts_of.get(route.app, ())) for route in routes}
+        for route in routes:
+            for host in sorted(set(route.hosts)):
+                if self.hosts.get(host) != route.app:
+                    yield self._set_host(host, route.app)
+        for route in routes:
+            for host in sorted(owned[route.app] - set(route.hosts)):
+                if self.hosts.get(host) == route.app:
+                    yield self._del_host(host)
 
     def _servers(self, route: Route) -> list[Command]:
         old = self.backends.get(self.apps.get(route.app, ""))

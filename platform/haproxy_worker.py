@@ -134,13 +134,19 @@ class Worker:
             signal.pidfd_send_signal(self.pidfd, number)
 
     def listener(self) -> socket.socket:
-        """A duplicate of the socket it listens on."""
-        wanted = int(_lock(self._config, self.number).read_text())
-        fd = _libc.syscall(SYS_PIDFD_GETFD, self.pidfd, wanted, 0)
+        """The socket it listens on, shared with it."""
+        return socket.socket(fileno=self._share(int(_lock(self._config, self.number).read_text())))
+
+    def log(self) -> int:
+        """The descriptor it logs to, shared with it."""
+        return self._share(1)
+
+    def _share(self, number: int) -> int:
+        fd = _libc.syscall(SYS_PIDFD_GETFD, self.pidfd, number, 0)
         if fd < 0:
             error = os.strerror(ctypes.get_errno())
-            raise HAProxyFailed(f"HAProxy's listening socket cannot be taken over: {error}.")
-        return socket.socket(fileno=fd)
+            raise HAProxyFailed(f"What HAProxy has open cannot be shared with it: {error}.")
+        return int(fd)
 
     def close(self) -> None:
         """Forget it; reaps it if it was our child, and removes its files if it is dead."""
@@ -151,11 +157,9 @@ class Worker:
         os.close(self.pidfd)
 
 
-def spawn(config: Config, number: int, listener: socket.socket) -> Worker:
+def spawn(config: Config, number: int, listener: socket.socket, log: int) -> Worker:
     """Start a HAProxy on what the files say; it serves when this returns. Raises HAProxyFailed."""
     lock = os.open(_lock(config, number), os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    config.log.parent.mkdir(parents=True, exist_ok=True)
-    log = os.open(config.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     notes = _notes(config)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # lives on in the child, as its stdin
@@ -181,7 +185,6 @@ def spawn(config: Config, number: int, listener: socket.socket) -> Worker:
         ) from None
     finally:
         os.close(lock)
-        os.close(log)
         os.close(notes)
     worker = Worker(config, number, child.pid)
     child.returncode = 0  # reaped by `close` through the pidfd, as an adopted one would be
@@ -197,6 +200,20 @@ def spawn(config: Config, number: int, listener: socket.socket) -> Worker:
 def takes_requests(admin_state: str) -> bool:
     """Whether srv_admin_state means ready. Its bit 4 says "disabled in the file", and stays when that is overridden."""
     return not int(admin_state) & ~4
+
+
+def open_log(config: Config) -> int:
+    """The raw log, to be shared by all processes.
+
+    HAProxy takes O_APPEND off what it logs to. Its processes write behind each other only if they share one position
+    in the file, that is, one open file.
+    """
+    config.log.parent.mkdir(parents=True, exist_ok=True)
+    fd = os.open(config.log, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    end = os.lseek(fd, 0, os.SEEK_END)
+    if end and os.pread(fd, 1, end - 1) != b"\n":  # cut off by a crash
+        os.write(fd, b"\n")
+    return fd
 
 
 def find(config: Config) -> list[Worker]:

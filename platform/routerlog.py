@@ -194,7 +194,7 @@ class Dealer:
         found: dict[str, list[str]] = {}
         for line in data.split(b"\n"):
             with contextlib.suppress(ValueError, IndexError):
-                if request := parse(line):
+                if request := parse(line.lstrip(b"\0")):  # zeros: the end of a punched hole
                     found.setdefault(request.app, []).append(render(request))
         return {app: "".join(lines).encode() for app, lines in found.items()}
 

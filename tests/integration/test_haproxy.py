@@ -19,6 +19,7 @@ from shipway.platform import haproxy_slots
 from shipway.platform.haproxy import AlreadyRouted, HAProxy
 from shipway.platform.haproxy_config import Config
 from shipway.platform.haproxy_worker import HAProxyFailed, find
+from shipway.platform.routerlog import parse
 from shipway.platform.routes import Route
 from support import clean_environ, free_port, scratch
 from upstreams import Steady, Upstream, echoes, get, raw, route, status_of, websocket
@@ -186,6 +187,10 @@ def test_reload_under_load(haproxy: HAProxy, upstream: Callable[[str], Upstream]
         time.sleep(0.2)
     assert (kept.failures, new.failures) == ({}, {})
     assert haproxy.pid != first
+    # Several processes have written to one log, and not over each other.
+    asked = sum(kept.answers.values()) + sum(new.answers.values()) + 3
+    lines = haproxy.config.log.read_bytes().splitlines()
+    assert len([line for line in lines if parse(line)]) == asked
     assert echoes(socket_before)
     assert haproxy.sessions("a") == 1
     socket_before.close()
