@@ -60,7 +60,7 @@ class AddressPool:
         """Every leased address and its owner."""
         found = {}
         for entry in os.scandir(self.folder) if self.folder.is_dir() else ():
-            if entry.is_symlink() and entry.name != "next":
+            if entry.name[0].isdigit():
                 try:
                     found[IPv4Address(entry.name)] = os.readlink(entry.path)
                 except FileNotFoundError:

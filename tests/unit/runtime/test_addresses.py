@@ -44,6 +44,16 @@ def test_parallel_leases_never_collide(tmp_path: Path) -> None:
     assert len(set(leased)) == 64
 
 
+def test_leases_can_be_read_while_others_are_given(tmp_path: Path) -> None:
+    """Whoever looks at the leases is not disturbed by a lease being made."""
+    pool = AddressPool(tmp_path, "10.83.0.0/16")
+    with ThreadPoolExecutor(4) as threads:
+        giving = [threads.submit(pool.lease, str(number)) for number in range(100)]
+        while not all(each.done() for each in giving):
+            pool.leases()
+    assert len(pool.leases()) == 100
+
+
 def test_no_more_addresses_than_ports(tmp_path: Path) -> None:
     """A bridge has 1023 ports, so a large subnet gives no more addresses than that."""
     assert len(AddressPool(tmp_path, "10.83.0.0/16").addresses) == MOST_ADDRESSES
