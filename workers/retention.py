@@ -8,8 +8,9 @@ from pathlib import Path
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from shipway.platform import applog
+from shipway.platform import applog, branches
 from shipway.platform.models import App, Build, Instance, Release
+from shipway.platform.repos import Repos
 from shipway.platform.states import BuildState, InstanceState, ReleaseState
 from shipway.workers.context import Context
 
@@ -24,6 +25,7 @@ def clean(ctx: Context) -> None:
     prune_images(ctx)
     remove_dead_folders(ctx)
     remove_old_logs(ctx)
+    maintain_repos(ctx)
 
 
 def build_folder(ctx: Context, build_id: int, fence: int) -> Path:
@@ -39,6 +41,19 @@ def build_cache(ctx: Context, app_id: int) -> Path:
 def image_ref(app_id: int, build_id: int) -> str:
     """The tag that keeps a build's image."""
     return f"app-{app_id}/build:{build_id}"
+
+
+def maintain_repos(ctx: Context) -> None:
+    """Pack the apps' repositories and let go of commits that never went live."""
+    repos = Repos(ctx.settings)
+    with ctx.store.reading() as db:
+        apps = [
+            (app.name, branches.dead_builds(db, app.id))
+            for app in db.scalars(select(App).where(App.destroyed_at.is_(None)))
+        ]
+    for name, dead in apps:
+        if repos.path(name).exists():
+            repos.maintain(name, dead)
 
 
 def prune_images(ctx: Context) -> int:

@@ -23,7 +23,8 @@ from shipway.platform.states import BUILD_ENDED, BuildState, Desired, InstanceSt
 from shipway.platform.store import Store
 from shipway.platform.store import signal as send_signal
 from shipway.runtime.engine import Engine
-from shipway.workers.context import engine_config
+from shipway.workers import retention
+from shipway.workers.context import Context, engine_config
 from shipway.workers.logtail import last_lines
 from support import clean_environ, link_stack, network_names, scratch
 
@@ -409,6 +410,19 @@ def test_worker_type_and_relay(platform: Platform, app: str) -> None:
     until(lambda: platform.instances(app, InstanceState.STOPPED), 10)
     path = applog.instance_file(platform.settings, app, found.name, found.id)
     assert last_lines(path, 5) == ("begin", "tick", "bye")
+
+
+def test_what_is_in_use_outlives_the_clean_up(platform: Platform, app: str) -> None:
+    """Cleaning up packs the repository and keeps the commit and the image that the app runs from."""
+    platform.push(app, server("one"))
+    (before,) = platform.instances(app, InstanceState.UP)
+    retention.clean(Context(platform.settings))
+    with platform.store.reading() as db:
+        release = db.get_one(Release, before.release_id)
+        build = db.get_one(Build, release.build_id)
+    assert platform.repos.has_commit(app, build.commit)
+    assert platform.engine.images.get(release.image).digest == release.image
+    assert [i.id for i in platform.instances(app, InstanceState.UP)] == [before.id]
 
 
 def test_no_handler_ends_at_once(platform: Platform, app: str) -> None:
