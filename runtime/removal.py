@@ -36,6 +36,9 @@ def kill_processes(tools: Tools, files: Files) -> None:
     while True:
         tools.cgroups.kill_all(files.id, read_pid(files.init_pid))
         monitors = find_monitors(files.bundle)
+        # A monitor forks once and ends, early in its life: just then one look can miss both of it.
+        if not monitors and not files.exit.exists():
+            monitors = find_monitors(files.bundle)
         if not monitors:
             return
         for pid in monitors:
