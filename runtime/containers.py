@@ -160,6 +160,23 @@ class Observer:
         pid = read_pid(files.monitor_pid)
         return pid if pid and is_monitor(pid, files.bundle) else 0
 
+    def await_program(self, files: Files, timeout: float) -> None:
+        """Wait until init is the container's program, at most so many seconds.
+
+        For some milliseconds after a start init is still the OCI runtime, which nobody may join.
+        """
+        deadline = time.monotonic() + timeout
+        delay = 0.001
+        while self._is_runtime(self.init_pid(files)) and time.monotonic() < deadline:
+            time.sleep(delay)
+            delay = min(delay * 2, 0.1)
+
+    def _is_runtime(self, pid: int) -> bool:
+        try:
+            return Path(f"/proc/{pid}/comm").read_text().startswith(self.runtime.name)
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+
     def exit(self, files: Files) -> Exit | None:
         """How the container ended, if its monitor has noted it."""
         try:

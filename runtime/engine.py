@@ -45,6 +45,7 @@ from shipway.runtime.network import Network
 from shipway.runtime.ociruntime import find_runtime
 from shipway.runtime.spec import ContainerSpec, check_env, check_id
 
+PROGRAM_TIMEOUT = 10.0
 SETUP_REMEDY = "the engine must be root on a host of its own, not in a container"
 
 
@@ -158,6 +159,7 @@ class Engine:
         files = self._files(container_id)
         if self.get(container_id).state != "running":
             raise NoSuchContainer(container_id)
+        self._observer.await_program(files, PROGRAM_TIMEOUT)
         document = files.bundle / f"exec-{secrets.token_hex(4)}.json"
         pid_file = document.with_suffix(".pid")
         atomic_write(document, self._process(files, args, env or {}), durable=False)

@@ -74,7 +74,8 @@ def mount_private_tmpfs() -> None:
     The OCI runtime gives the container's user what its standard streams are: were that the host's
     /dev/null, each start would change the owner of the host's device.
     """
-    MOUNT_POINT.mkdir(parents=True, exist_ok=True)
+    # On the host too there is a folder of that name: runc's exec starts out in it.
+    ROOTFS.mkdir(parents=True, exist_ok=True)
     syscalls.mount("tmpfs", str(MOUNT_POINT), "tmpfs", syscalls.MS_NOSUID, "mode=711,size=1m")
     null = MOUNT_POINT / "null"
     os.mknod(null, stat.S_IFCHR | 0o666, os.makedev(1, 3))

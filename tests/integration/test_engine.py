@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -410,3 +411,43 @@ os.killpg(0, signal.SIGKILL)
     assert Engine(lab.config).get("child").state == "running"
     ticks = len(lab.says("child"))
     eventually(lambda: len(lab.says("child")) > ticks + 2)
+
+
+def test_runc_does_it_all_too(lab: Lab) -> None:
+    """Where crun cannot be used, runc runs, executes, joins, stops and tells want of memory."""
+    if shutil.which("runc") is None:
+        pytest.skip("runc is not installed")
+    with open_lab("runc", runtime="runc") as other:
+        assert other.engine.info()["runtime"] == "runc"
+        ended, text = other.execute("sh", "-c", "echo hello; unshare -U true; exit 3")
+        assert (ended.code, text.splitlines()[0]) == (3, "hello")
+        assert "Operation not permitted" in text
+        other.run("main", "sleep", "60", env={"A": "1"})
+        chunks: list[bytes] = []
+        assert (
+            other.engine.execute_in("main", ("sh", "-c", "echo $A; exit 4"), {}, chunks.append).code
+            == 4
+        )
+        assert b"".join(chunks) == b"1\n"
+        limits = Limits(memory=32 * 1024 * 1024)
+        other.run("hungry", "python3", "-c", "x = bytearray(200 * 1024 * 1024)", limits=limits)
+        ended = other.engine.wait("hungry", 20)
+        assert ended is not None
+        assert (ended.code, ended.oom) == (137, True)
+        assert other.engine.stop("main", 0).code == 137
+        with pytest.raises(StartFailed, match="no-such-program"):
+            other.run("bad", "no-such-program")
+        for name in ("main", "hungry"):
+            other.engine.remove(name)
+        assert other.leftovers() == {}
+
+
+def test_a_program_can_be_joined_at_once(lab: Lab) -> None:
+    """execute_in right after run() never comes too early."""
+
+    def join(number: int) -> int:
+        lab.run(f"fresh-{number}", "sleep", "60")
+        return lab.engine.execute_in(f"fresh-{number}", ("true",)).code
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(join, range(24))) == [0] * 24
