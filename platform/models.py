@@ -57,6 +57,9 @@ class Token(Base):
     expires_at: Mapped[float | None]
     user: Mapped[User] = relationship()
 
+    # an id that was revoked once never means another token
+    __table_args__ = {"sqlite_autoincrement": True}
+
 
 class WebSession(Base):
     """A browser's login; the cookie holds the secret, this row its SHA-256."""

@@ -6,6 +6,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from sqlalchemy import select
 
@@ -107,14 +108,28 @@ def _answers(folder: "os.PathLike[str]") -> bool:
 
 def prepare(settings: Settings) -> None:
     """Bring folders, keys, database and the admin to where a start needs them; quick when they are."""
-    for folder in (settings.data, settings.run, settings.logs, settings.repos):
-        folder.mkdir(parents=True, exist_ok=True)
-    settings.secrets.mkdir(mode=0o700, exist_ok=True)
+    make_folders(settings)
     database.prepare(settings)
     store = Store(settings)
     auth.ensure_admin(store)
     auth.local_token(store)
     store.engine.dispose()
+
+
+def make_folders(settings: Settings) -> None:
+    """The data folder and what is in it, closed to all other users of the machine."""
+    for folder in (settings.data, settings.run):
+        folder.mkdir(parents=True, exist_ok=True)
+        # May be walked through, since a container's root, who is nobody here, finds its files below it.
+        folder.chmod(0o711)
+    for folder in (settings.logs, settings.repos, settings.secrets):
+        folder.mkdir(exist_ok=True)
+        folder.chmod(0o700)
+    if settings.sql.startswith("sqlite"):
+        # SQLite gives its other files the mode of this one.
+        path = Path(settings.sql.removeprefix("sqlite:///"))
+        path.touch(mode=0o600)
+        path.chmod(0o600)
 
 
 def wait_ready(settings: Settings, output: Callable[[str], None]) -> None:

@@ -148,9 +148,15 @@ class Deploy:
 
     def _farewell(self, *, routed: bool) -> list[str]:
         late = [] if routed else [" !     The router has not taken the new version yet; it will."]
+        released = [*late, f"       Released v{self._release.version}"]
+        if "web" not in self._release.processes:
+            return [
+                *released,
+                " !     No web process: nothing answers at the app's address. Start the others with",
+                f" !     `shipway ps:scale {self._app.name} {next(iter(self._release.processes), 'worker')}=1`.",
+            ]
         return [
-            *late,
-            f"       Released v{self._release.version}",
+            *released,
             f"       {self._ctx.settings.app_url(self._app.name)} deployed to Shipway",
         ]
 

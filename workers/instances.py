@@ -9,6 +9,7 @@ import logging
 import os
 import time
 from pathlib import Path
+from signal import SIGTERM
 
 from sqlalchemy.orm import Session
 
@@ -202,7 +203,7 @@ class InstanceWork:
         engine = self._ctx.engine
         try:
             container = engine.get(row.container)
-            grace = self._ctx.settings.stop_grace if _heeds_sigterm(container.pid) else 0.0
+            grace = self._ctx.settings.stop_grace if _passes_sigterm_on(container.pid) else 0.0
             began = time.monotonic()
             found = engine.stop(row.container, grace)
         except (NoSuchContainer, ContainerLost):
@@ -307,11 +308,23 @@ def serves(row: Instance) -> bool:
     return row.app.release_id == release.id or release.state == ReleaseState.LIVE
 
 
-def _heeds_sigterm(pid: int) -> bool:
-    """Whether the container's first process has a handler for SIGTERM.
+def _passes_sigterm_on(pid: int) -> bool:
+    """Whether SIGTERM to the container's first process will end the container in an orderly way.
 
-    Without one a process 1 never sees it, where any other would have ended at once: so it may be killed at once.
+    A process 1 without a handler never sees it, where any other would have ended at once. Then what it has started (a
+    server, behind a script) is told in its stead, and with nothing started it may be killed at once.
     """
+    if _heeds_sigterm(pid):
+        return True
+    below = _descendants(pid)
+    for child in below:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, SIGTERM)
+    return bool(below)
+
+
+def _heeds_sigterm(pid: int) -> bool:
+    """Whether a process has a handler for SIGTERM."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
@@ -320,6 +333,16 @@ def _heeds_sigterm(pid: int) -> bool:
         if line.startswith("SigCgt:"):
             return bool(int(line.split()[1], 16) & SIGTERM_BIT)
     return True
+
+
+def _descendants(pid: int) -> list[int]:
+    """All that a process has started, and what these have."""
+    found: list[int] = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in path.read_text().split():
+                found += [int(child), *_descendants(int(child))]
+    return found
 
 
 def new_abort() -> int:

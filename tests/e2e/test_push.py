@@ -275,3 +275,10 @@ def test_commands_over_ssh(shipway: Platform, hello: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "web.1" in done.stdout
+
+
+def test_the_data_folder_is_closed_to_others(shipway: Platform, hello: Path) -> None:
+    """No other user of the machine can read the database, the repositories or the logs."""
+    for name in ("shipway.db", "shipway.db-wal", "repos", "logs", "secrets", "platform.log"):
+        mode = (shipway.data / name).stat().st_mode
+        assert mode & 0o077 == 0, (name, oct(mode))

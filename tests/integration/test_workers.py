@@ -412,6 +412,26 @@ def test_worker_type_and_relay(platform: Platform, app: str) -> None:
     assert last_lines(path, 5) == ("begin", "tick", "bye")
 
 
+def test_a_script_that_ignores_sigterm_does_not_cost_its_server_the_end(
+    platform: Platform, app: str
+) -> None:
+    """Where process 1 is a shell without a trap, what it has started is told to end, and may finish."""
+    clock = "import signal,sys,time\nsignal.signal(15, lambda *_: (time.sleep(0.5), print('bye', flush=True), sys.exit(0)))\n"
+    files = {
+        **server("one"),
+        "clock.py": clock + "print('tick', flush=True)\ntime.sleep(1000)\n",
+        "Procfile": "web: python3 app.py\nclock: sh -c 'python3 clock.py; echo over'\n",
+    }
+    platform.push(app, files)
+    platform.scale(app, "clock", 1)
+    until(lambda: len(platform.instances(app, InstanceState.UP)) == 2, 10)
+    (found,) = [i for i in platform.instances(app) if i.process_type == "clock"]
+    platform.scale(app, "clock", 0)
+    until(lambda: platform.instances(app, InstanceState.STOPPED), 10)
+    path = applog.instance_file(platform.settings, app, found.name, found.id)
+    assert last_lines(path, 5) == ("tick", "bye", "over")
+
+
 def test_what_is_in_use_outlives_the_clean_up(platform: Platform, app: str) -> None:
     """Cleaning up packs the repository and keeps the commit and the image that the app runs from."""
     platform.push(app, server("one"))
