@@ -11,7 +11,16 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-from shipway.platform.haproxy_slots import IDLE_ADDRESS, IDLE_PORT, Backend, Slot, Table
+from shipway.platform.haproxy_slots import (
+    APPS,
+    HOSTS,
+    IDLE_ADDRESS,
+    IDLE_PORT,
+    SERVERS,
+    Backend,
+    Slot,
+    Table,
+)
 
 BASE = "00-base.cfg"
 PAGES = "pages.map"
@@ -66,7 +75,7 @@ LOG_FIELDS = (
     "%[date(0,us)]",
     "%[var(txn.app)]",
     "%b",
-    "%[srv_name,map(servers.map,-)]",
+    f"%[srv_name,map({SERVERS},-)]",
     "%HM",
     "%ST",
     "%B",
@@ -84,7 +93,12 @@ LOG_FIELDS = (
 
 
 def base(config: Config) -> str:
-    """Everything but the slots. The rules answer 400 to what different parsers would read differently."""
+    """Everything but the slots. The rules answer 400 to what different parsers would read differently.
+
+    Requests are sent again only when no connection came about: `retry-on empty-response` would have HAProxy copy each
+    request, which costs as much as all else it does. Without `httpclient.ssl.verify none` (a client that is not used)
+    it reads all the system's certificates at each start.
+    """
     page = f"%[str({{}}),concat(.,txn.format),map({PAGES})]"
     codes = "".join(
         f"\nbackend {name} from common\n  http-request return status {404 if name == 'unknown' else 503}"
@@ -99,6 +113,7 @@ def base(config: Config) -> str:
     )
     return f"""{_heading()}global
   nbthread {config.threads}
+  httpclient.ssl.verify none
   maxconn {config.max_connections}
   stats socket "${{HAPROXY_SOCKET}}" mode 600 level admin
   log stdout len 8192 format raw daemon
@@ -116,8 +131,8 @@ defaults common
   timeout http-request 10s
   timeout http-keep-alive 15s
   retries 2
-  retry-on conn-failure empty-response
   option redispatch 1
+  default-server pool-purge-delay 1s
   option idle-close-on-response
   option disable-h2-upgrade
   balance leastconn
@@ -128,32 +143,33 @@ frontend router from common
   log global
   log-format "{TAB.join(LOG_FIELDS)}"
   unique-id-format "%[uuid()]"
-  http-request set-log-level silent
   http-request deny deny_status 400 unless {{ req.fhdr_cnt(host) eq 1 }}
-  http-request deny deny_status 400 unless {{ req.fhdr(host) -m reg -i ^[a-z0-9._-]{{1,253}}(:[0-9]{{1,5}})?$ }}
-  http-request set-var(txn.format) str(html)
+  http-request set-var(txn.host) req.fhdr(host),lower
+  http-request set-var(txn.app) var(txn.host),map({HOSTS})
+  # Only what is no app's name as it stands needs a closer look.
+  http-request deny deny_status 400 unless {{ var(txn.app) -m found }} or {{ var(txn.host) -m reg ^[a-z0-9._-]{{1,253}}(:[0-9]{{1,5}})?$ }}
+  http-request set-var(txn.host) var(txn.host),host_only,rtrim(.) unless {{ var(txn.app) -m found }}
+  http-request set-var(txn.app) var(txn.host),map({HOSTS}) unless {{ var(txn.app) -m found }}
+  http-request set-log-level silent unless {{ var(txn.app) -m found }}
   http-request set-var(txn.format) str(json) if {{ req.hdr(accept) -m sub application/json }}
-  http-request set-var(txn.host) req.fhdr(host),host_only,lower,rtrim(.)
-  http-request set-var(txn.app) var(txn.host),map(hosts.map)
-  http-request set-log-level info if {{ var(txn.app) -m found }}
   http-request deny deny_status 400 if {{ req.hdrs -m reg [\\\\x00] }}
   http-request deny deny_status 400 if {{ req.fhdr(upgrade) -m sub -i h2c }}
-  http-request disable-l7-retry unless METH_GET or {{ method OPTIONS }}
   http-request del-header x-forwarded- -m beg
   http-request del-header x_ -m beg
   http-request del-header forwarded
-  http-request del-header http2-settings
   http-request del-header proxy
+  http-request del-header http2-settings
   http-request set-header X-Request-ID %[unique-id]
   http-request set-header X-Request-Start t=%[date(0,ms)]
-  http-request set-header X-Forwarded-For %[src]
-  http-request set-header X-Forwarded-Proto http
-  http-request set-header X-Forwarded-Port %[dst_port]
-  http-after-response set-header content-type application/json if {{ res.hdr(shipway-page) -m found }} {{ var(txn.format) -m str json }}
-  http-after-response set-status 503 if {{ res.hdr(shipway-page) -m found }} {{ status 502 504 }}
-  http-after-response del-header shipway-page
+  http-request add-header X-Forwarded-For %[src]
+  http-request add-header X-Forwarded-Proto http
+  http-request add-header X-Forwarded-Port {config.port}
   http-after-response set-header connection close if {{ srv_is_up({LEAVING}) }}
-  use_backend %[var(txn.app),map(apps.map,H14)] if {{ var(txn.app) -m found }}
+  http-after-response allow unless {{ res.hdr(shipway-page) -m found }}
+  http-after-response del-header shipway-page
+  http-after-response set-header content-type application/json if {{ var(txn.format) -m found }}
+  http-after-response set-status 503 if {{ status 502 504 }}
+  use_backend %[var(txn.app),map({APPS},H14)] if {{ var(txn.app) -m found }}
   default_backend unknown
 {codes}
 backend {LEAVING.partition("/")[0]} from common
@@ -173,7 +189,7 @@ def pages() -> str:
     """The bodies of the pages, by name and format; a map since its values are looked up when they are sent."""
     lines = []
     for name, (title, text) in TITLES.items():
-        lines.append(f"{name}.html {PAGE.format(title=title, text=text)}")
+        lines.append(f"{name}. {PAGE.format(title=title, text=text)}")
         lines.append(f"{name}.json {json.dumps({'id': _identifier(title), 'message': text})}")
     return "\n".join(lines) + "\n"
 

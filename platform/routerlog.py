@@ -31,6 +31,7 @@ RETRY = 1.0  # s after a failed write (disk full, say)
 FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 1, 2
 CODES = frozenset(STATUS_CODES.values())
 WEBSOCKET = 101
+HAPROXYS = ("400", "408")  # what HAProxy 3 itself answers to a body that does not come
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -95,7 +96,7 @@ def code(request: Request) -> str | None:
         case "C", _:
             return None if answered and phase == "D" else "H27"
         case "c", _:
-            return "H15" if answered else "H28"
+            return "H15" if answered and request.status not in HAPROXYS else "H28"
         case "K", _:
             return "H24"
     return "H99"
