@@ -25,6 +25,7 @@ from shipway.platform.haproxy_worker import (
     open_log,
     spawn,
     takes_requests,
+    trim_notes,
 )
 from shipway.platform.routes import Route, Server
 
@@ -84,6 +85,7 @@ class HAProxy:
             self._reload()
         self._sweep()
         self._dismiss()
+        trim_notes(self.config)
         self.table.grow_ahead()
         if self.table.grown:
             if (left := self._reload_pause()) > 0:
@@ -140,10 +142,10 @@ class HAProxy:
 
     def _change(self, plan: Callable[[], list[Command]]) -> None:
         self._bury()
-        self._sweep()
+        quiet = self._quiet()
         reload = self._stale or not self._workers
         self._stale = True  # until all is done, whatever happens on the way
-        commands = plan()
+        commands = plan() + self._free(quiet)
         self._files.write(self.table)
         if not reload:
             self._stale = not self._tell(commands)
@@ -168,14 +170,22 @@ class HAProxy:
 
     def _sweep(self) -> None:
         """Make those draining slots idle that have no request left."""
+        commands = self._free(self._quiet())
+        self._files.write(self.table, labels=True)
+        self._tell(commands)
+
+    def _quiet(self) -> list[tuple[Backend, Slot]]:
+        """The draining slots without a request."""
         draining = list(self.table.draining.values())
         if not draining or not self._workers:
-            return
+            return []
         busy = self._busy({backend.name for backend, _ in draining})
-        done = [(backend, slot) for backend, slot in draining if not busy.get(slot.name)]
-        commands = [command for where in done for command in self.table.free(*where)]
-        self._files.write(self.table)
-        self._tell(commands)
+        return [(backend, slot) for backend, slot in draining if not busy.get(slot.name)]
+
+    def _free(self, slots: list[tuple[Backend, Slot]]) -> list[Command]:
+        """Last in a change, so that it cannot give them away: HAProxy closes kept connections a little later."""
+        still = [where for where in slots if where[1].name in self.table.draining]
+        return [command for where in still for command in self.table.free(*where)]
 
     def _busy(self, backends: set[str]) -> dict[str, int]:
         """Current sessions by slot, over all processes."""
@@ -236,7 +246,7 @@ class HAProxy:
     def _reload(self) -> None:
         """Start a process from the files; the ones before it leave. If it does not start they stay."""
         self._stale = True
-        self._files.write(self.table)
+        self._files.write(self.table, labels=True)
         self._launch()
         for worker in self._workers[:-1]:
             worker.leave()
@@ -323,7 +333,11 @@ def _read(worker: Worker) -> Table:
         row = dict(zip(columns, line.split(), strict=False))
         if row.get("be_name", "").startswith("b"):
             _read_slot(table, row)
-    table.grown = False
+    for app, name in table.apps.items():
+        if name in table.backends:
+            table.backends[name].app = app
+    for backend in table.backends.values():
+        table.release(backend)
     return table
 
 
@@ -331,11 +345,16 @@ def _read_slot(table: Table, row: dict[str, str]) -> None:
     backend = table.backends.setdefault(row["be_name"], Backend(row["be_name"], []))
     slot = Slot(row["srv_name"])
     backend.slots.append(slot)
-    if label := table.labels.get(slot.name):
-        name, _, server_id = label.partition("/")
+    ready = takes_requests(row["srv_admin_state"])
+    label = table.labels.get(slot.name)
+    if (
+        label or ready
+    ):  # without a label: started from files that lacked the last one; somebody to be let go
+        name, _, server_id = (label or "unknown/0").partition("/")
+        table.labels.setdefault(slot.name, "unknown/0")
         slot.server = Server(name, server_id, row["srv_addr"], int(row["srv_port"]))
-        slot.ready = takes_requests(row["srv_admin_state"])
-        if not slot.ready:
+        slot.ready = ready
+        if not ready:
             table.draining[slot.name] = backend, slot
 
 

@@ -235,22 +235,25 @@ class Files:
         for old in sorted(self._config.folder.iterdir()):
             old.unlink()
         table.changed.update(table.backends, table.maps())
-        self.write(table)
+        self.write(table, labels=True)
         replace(self._config.run / PAGES, pages())
         replace(self._config.folder / BASE, base(self._config))
 
-    def write(self, table: Table) -> None:
-        """Write what has changed."""
+    def write(self, table: Table, *, labels: bool = False) -> None:
+        """Write what has changed; the slots' labels, which no request depends on, only when asked to."""
         names = list(table.backends)
-        for shard in sorted({(int(name[1:]) - 1) // SHARD for name in table.changed & set(names)}):
+        changed = table.changed - table.maps().keys()
+        for shard in sorted({(int(name[1:]) - 1) // SHARD for name in changed}):
             part = names[shard * SHARD : (shard + 1) * SHARD]
             text = "\n".join(_backend(table.backends[name]) for name in part)
             replace(self._config.folder / f"10-slots-{shard:04}.cfg", text)
         for name, entries in table.maps().items():
-            if name in table.changed:
-                lines = [f"{key} {value}\n" for key, value in entries.items()]
-                replace(self._config.run / name, "".join(lines))
-        table.changed.clear()
+            if name in table.changed and (labels or name != SERVERS):
+                text = "\n".join(
+                    map(" ".join, entries.items())
+                )  # fast: there may be many thousands
+                replace(self._config.run / name, text and text + "\n")
+        table.changed.intersection_update(() if labels else (SERVERS,))
 
 
 def read(path: Path) -> str | None:

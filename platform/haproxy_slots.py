@@ -42,11 +42,12 @@ class Backend:
 
     name: str
     slots: list[Slot]
+    app: str | None = None
 
     @property
     def idle(self) -> bool:
-        """Nobody has, and nobody drains from, any of the slots."""
-        return all(slot.server is None for slot in self.slots)
+        """No app has it, and no slot drains from an earlier one."""
+        return self.app is None and all(slot.server is None for slot in self.slots)
 
 
 @dataclass
@@ -59,6 +60,7 @@ class Table:
     labels: dict[str, str] = field(default_factory=dict)  # slot → label
     hosts_of: dict[str, set[str]] = field(default_factory=dict)  # app → hosts
     draining: dict[str, tuple[Backend, Slot]] = field(default_factory=dict)  # slot → where it is
+    idle: dict[int, dict[str, Backend]] = field(default_factory=dict)  # size → name → backend
     changed: set[str] = field(default_factory=set)  # backends' and maps' names
     grown: bool = False  # has backends that the running HAProxy lacks
 
@@ -76,7 +78,9 @@ class Table:
         slot = sum(len(backend.slots) for backend in self.backends.values())
         for number in range(len(self.backends) + 1, len(self.backends) + 1 + count):
             name = f"b{number}"
-            self.backends[name] = Backend(name, [Slot(str(slot + n)) for n in range(1, size + 1)])
+            backend = Backend(name, [Slot(str(slot + n)) for n in range(1, size + 1)])
+            self.backends[name] = backend
+            self.release(backend)
             self.changed.add(name)
             slot += size
         self.grown = True
@@ -102,7 +106,7 @@ class Table:
         backend = self.backends.get(self.apps.get(app, ""))
         if app in self.apps:
             commands.append(self._del(APPS, self.apps, app))
-        return commands + (self._drain(backend, keep=()) if backend else [])
+        return commands + (self._leave(backend) if backend else [])
 
     def _hosts(self, routes: list[Route]) -> Iterator[Command]:
         """Hosts that are new somewhere, then those that are gone: one that moves is never without an app."""
@@ -124,8 +128,17 @@ class Table:
         goal = target.name if target else STATUS_CODES[route.status]
         if self.apps.get(route.app) != goal:
             commands.append(self._set(APPS, self.apps, route.app, goal, needs))
-        if old:
-            commands += self._drain(old, route.servers if old is target else (), needs)
+        if old and old is target:
+            commands += self._drain(old, route.servers)
+        elif old:
+            commands += self._leave(old, needs)
+        return commands
+
+    def _leave(self, backend: Backend, needs: frozenset[str] = frozenset()) -> list[Command]:
+        """Take a backend from its app."""
+        backend.app = None
+        commands = self._drain(backend, (), needs)
+        self.release(backend)
         return commands
 
     def _place(self, route: Route, old: Backend | None) -> Backend:
@@ -137,17 +150,17 @@ class Table:
                 return old
         needed = 2 * len(route.servers)
         size = next((size for size in SIZES if size >= needed), needed)
-        if not self._idle(size):
+        if not self.idle.get(size):
             self.add(size, max(START.get(size, 1), self._count(size)))
-        return self._idle(size)[0]
+        name = next(iter(self.idle[size]))
+        backend = self.idle[size].pop(name)
+        backend.app = route.app
+        return backend
 
-    def _idle(self, size: int) -> list[Backend]:
-        taken = set(self.apps.values())
-        return [
-            backend
-            for backend in self.backends.values()
-            if len(backend.slots) == size and backend.name not in taken and backend.idle
-        ]
+    def release(self, backend: Backend) -> None:
+        """Offer a backend to the next app, if it is idle; the one that has been for longest goes first."""
+        if backend.idle:
+            self.idle.setdefault(len(backend.slots), {})[backend.name] = backend
 
     def _count(self, size: int) -> int:
         return sum(len(backend.slots) == size for backend in self.backends.values())
@@ -155,7 +168,7 @@ class Table:
     def grow_ahead(self) -> None:
         """Double the backends of a size of which few are idle."""
         for size, spare in SPARE.items():
-            if len(self._idle(size)) < spare:
+            if len(self.idle.get(size, ())) < spare:
                 self.add(size, self._count(size))
 
     def _fill(self, backend: Backend, servers: Iterable[Server]) -> list[Command]:
@@ -206,6 +219,7 @@ class Table:
         """Make a slot without requests idle. A new address closes kept connections to the old one."""
         slot.server = None
         self.draining.pop(slot.name, None)
+        self.release(backend)
         self.changed.add(backend.name)
         return [
             _address(backend, slot, IDLE_ADDRESS, IDLE_PORT),

@@ -310,12 +310,17 @@ def _readable(fd: int, timeout: float = 0) -> bool:
 
 
 def _notes(config: Config) -> int:
-    """The file HAProxy remarks to, emptied when it is large."""
-    path = _notes_file(config)
-    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    if os.fstat(fd).st_size > NOTES:
-        os.ftruncate(fd, 0)
-    return fd
+    """The file HAProxy remarks to."""
+    return os.open(
+        _notes_file(config), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600
+    )
+
+
+def trim_notes(config: Config) -> None:
+    """Empty the file of HAProxy's remarks when it is large: each server that comes or goes is one."""
+    with contextlib.suppress(OSError):
+        if _notes_file(config).stat().st_size > NOTES:
+            os.truncate(_notes_file(config), 0)
 
 
 def _notes_file(config: Config) -> Path:

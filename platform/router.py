@@ -1,7 +1,7 @@
 """`shipway router`: keeps HAProxy routing what SQL says, and deals its log out to the apps' logs.
 
 A change in SQL is signalled; then the routes of the apps that are owed one (`routes_done < routes_wanted`) are read,
-put in force and acknowledged. Signals may be lost: every few seconds all routes are looked at. Killed at any moment,
+put in force and acknowledged. Signals may be lost: every few seconds it looks whether any are owed. Killed at any moment,
 HAProxy goes on without it; the next controller adopts it and finds what is still to do in the same two columns.
 """
 
@@ -32,7 +32,8 @@ from shipway.platform.store import signal as tell
 
 log = logging.getLogger(__name__)
 
-BACKSTOP = 5.0  # s between two looks at everything
+BACKSTOP = 5.0  # s between two looks at what is owed
+LOOK_AT_ALL = 60.0  # s between two looks at all routes, in case of a mistake
 RETRY = (0.05, 0.1, 0.2, 0.5, 1.0)  # s until the next try when HAProxy does not start
 WEB = "web"
 STOP_GRACE = 3.0  # s that requests under way have when the platform is ended
@@ -223,7 +224,7 @@ def _loop(controller: Controller, haproxy: HAProxy, stop: threading.Event, wakeu
             try:
                 if time.monotonic() >= look_at_all:
                     controller.look_at_all()
-                    look_at_all = time.monotonic() + BACKSTOP
+                    look_at_all = time.monotonic() + LOOK_AT_ALL
                 controller.catch_up()
                 pause = min(haproxy.tend() or BACKSTOP, BACKSTOP)
                 failures = 0

@@ -234,7 +234,7 @@ def test_an_app_that_moved_is_left_alone_in_the_old_process(
     connection.getresponse().read()
     haproxy.apply([route("one", *instances)])  # into a backend that the first process lacks
     haproxy.tend()
-    fillers = [route(f"x{n}", instances[39]) for n in range(4)]
+    fillers = [route(f"x{n}", instances[39]) for n in range(12)]
     haproxy.apply([route("one", *instances), *fillers])  # one of them gets the slots `one` had
     assert "b1" in haproxy.table.apps.values()
     connection.request("GET", "/", headers={"Host": "one.localhost"})
@@ -271,10 +271,14 @@ def test_a_slot_is_never_reused_with_old_connections(
         with Steady(port, "one.localhost", 4):
             time.sleep(0.05)
         haproxy.apply([])
+        haproxy.tend()
+        haproxy.table.idle[4] = {"b1": haproxy.table.backends["b1"]}
         haproxy.apply([route("two", b)])
         assert haproxy.table.apps["two"] == "b1"
+        assert haproxy.table.backends["b1"].slots[0].ready
         assert {get(port, "two.localhost")[2] for _ in range(8)} == {"b"}, number
         haproxy.apply([])
+        haproxy.tend()
 
 
 def test_websocket_survives_changes(haproxy: HAProxy, upstream: Callable[[str], Upstream]) -> None:
@@ -301,6 +305,7 @@ def test_adopts(config: Config, upstream: Callable[[str], Upstream]) -> None:
     first.start()
     first.apply([route("one", a), route("two", a, b), Route("off", ("off.x",), status="none")])
     first.apply([route("one", b), route("two", a, b), Route("off", ("off.x",), status="none")])
+    first.tend()
     table, pid = first.table, first.pid
     first.close()
     second = HAProxy(config)

@@ -93,7 +93,9 @@ def sent_headers(router: Router, **headers: str) -> dict[str, list[str]]:
 def test_headers_for_the_app(router: Router) -> None:
     """The app learns who asked, how, when, and the request's id, which is the one in its log."""
     before = time.time() * 1000
-    headers = sent_headers(router)
+    answers = []
+    line = router.next_line("one", lambda: answers.append(sent_headers(router)))
+    headers = answers[0]
     assert headers["x-forwarded-for"] == ["127.0.0.1"]
     assert headers["x-forwarded-proto"] == ["http"]
     assert headers["x-forwarded-port"] == [str(router.port)]
@@ -101,7 +103,7 @@ def test_headers_for_the_app(router: Router) -> None:
     started = re.fullmatch(r"t=(\d{13})", headers["x-request-start"][0])
     assert started
     assert abs(int(started[1]) - before) < 5000
-    assert f"request_id={headers['x-request-id'][0]} " in router.lines()[-1]
+    assert f"request_id={headers['x-request-id'][0]} " in line
 
 
 def test_forged_headers_are_replaced(router: Router) -> None:

@@ -71,6 +71,8 @@ def test_only_what_changed_is_written(tmp_path: Path) -> None:
     before = {path: path.stat().st_ino for path in tmp_path.rglob("*") if path.is_file()}
     slots.update([Route("a400", ("a400.x",), (Server("web.1", "i2", "10.0.0.2", 5000),))])
     files.write(slots)
+    assert slots.changed == {"servers.map"}
+    files.write(slots, labels=True)
     written = {path.name for path, inode in before.items() if path.stat().st_ino != inode}
     assert written == {
         "servers.map",
