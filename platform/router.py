@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sqlalchemy import Select, select, update
 from sqlalchemy.exc import DBAPIError
@@ -48,6 +49,16 @@ class Wanted:
     generations: dict[int, int]  # app id → the generation of routes this is
 
 
+class WebInstance(NamedTuple):
+    """What the router needs of an instance's row."""
+
+    id: int
+    number: int
+    state: InstanceState
+    address: str | None
+    port: int | None
+
+
 def config(settings: Settings) -> Config:
     """HAProxy's part of the settings."""
     return Config(
@@ -74,9 +85,16 @@ def read_wanted(db: Session, settings: Settings, *, owed_only: bool) -> Wanted:
         select(Domain.app_id, Domain.name).where(Domain.app_id.in_(chosen))
     ):
         hosts.setdefault(app_id, []).append(name)
-    instances: dict[int, list[Instance]] = {}
-    for instance in db.scalars(
-        select(Instance)
+    instances: dict[int, list[WebInstance]] = {}
+    found = (
+        select(
+            Instance.app_id,
+            Instance.id,
+            Instance.number,
+            Instance.state,
+            Instance.address,
+            Instance.port,
+        )
         .join(App, (App.id == Instance.app_id) & (App.release_id == Instance.release_id))
         .where(
             Instance.process_type == WEB,
@@ -84,8 +102,10 @@ def read_wanted(db: Session, settings: Settings, *, owed_only: bool) -> Wanted:
             App.id.in_(chosen),
         )
         .order_by(Instance.number)
-    ):
-        instances.setdefault(instance.app_id, []).append(instance)
+    )
+    for one in db.execute(found):
+        instance = WebInstance(one.id, one.number, one.state, one.address, one.port)
+        instances.setdefault(one.app_id, []).append(instance)
     wanted = Wanted([], [], {})
     for row in rows:
         wanted.generations[row.id] = row.routes_wanted
@@ -102,13 +122,11 @@ def read_wanted(db: Session, settings: Settings, *, owed_only: bool) -> Wanted:
 
 
 def route(
-    app: str, hosts: tuple[str, ...], instances: Collection[Instance], *, released: bool
+    app: str, hosts: tuple[str, ...], instances: Collection[WebInstance], *, released: bool
 ) -> Route:
     """The route of an app whose serving release wants these web instances to run."""
     servers = tuple(
-        Server(
-            name=instance.name, id=str(instance.id), address=instance.address, port=instance.port
-        )
+        Server(f"{WEB}.{instance.number}", str(instance.id), instance.address, instance.port)
         for instance in instances
         if instance.state == InstanceState.UP and instance.address and instance.port
     )
