@@ -17,17 +17,17 @@ from collections.abc import Callable, Iterable
 
 from shipway.platform.errors import ShipwayError
 from shipway.platform.haproxy_config import Config, Files
-from shipway.platform.haproxy_slots import APPS, HOSTS, SERVERS, Backend, Command, Slot, Table
+from shipway.platform.haproxy_slots import APPS, Backend, Command, Slot, Table
+from shipway.platform.haproxy_state import read_map, read_table
 from shipway.platform.haproxy_worker import (
     HAProxyFailed,
     Worker,
     find,
     open_log,
     spawn,
-    takes_requests,
     trim_notes,
 )
-from shipway.platform.routes import Route, Server
+from shipway.platform.routes import Route
 
 log = logging.getLogger(__name__)
 
@@ -270,10 +270,10 @@ class HAProxy:
         self._log = newest.log()
         if self._listener.getsockname()[:2] != (self.config.address, self.config.port):
             return False
-        self.table = _read(newest)
+        self.table = read_table(newest)
         for worker in self._workers[:-1]:
             worker.leave()  # our forerunner may have died before it could say so
-            old = _map(worker, APPS)
+            old = read_map(worker, APPS)
             worker.frozen = {
                 name for app, name in old.items() if self.table.apps.get(app) != name
             } & worker.backends
@@ -288,7 +288,7 @@ class HAProxy:
         if self._files.complete:
             with contextlib.suppress(HAProxyFailed):
                 self._launch()
-                self.table = _read(self._workers[-1])
+                self.table = read_table(self._workers[-1])
                 if not self._files.outdated:
                     self._files.write_all(self.table)
                     return
@@ -320,44 +320,3 @@ def _listen(config: Config) -> socket.socket:
             f"The router cannot listen on {config.address} port {config.port}: {error.strerror}."
             " Set router_port to a free one."
         ) from None
-
-
-def _read(worker: Worker) -> Table:
-    """The table as a running HAProxy has it."""
-    table = Table(hosts=_map(worker, HOSTS), apps=_map(worker, APPS), labels=_map(worker, SERVERS))
-    for host, app in table.hosts.items():
-        table.hosts_of.setdefault(app, set()).add(host)
-    lines = worker.ask("show servers state").splitlines()
-    columns = lines[1].removeprefix("# ").split()
-    for line in lines[2:]:
-        row = dict(zip(columns, line.split(), strict=False))
-        if row.get("be_name", "").startswith("b"):
-            _read_slot(table, row)
-    for app, name in table.apps.items():
-        if name in table.backends:
-            table.backends[name].app = app
-    for backend in table.backends.values():
-        table.release(backend)
-    return table
-
-
-def _read_slot(table: Table, row: dict[str, str]) -> None:
-    backend = table.backends.setdefault(row["be_name"], Backend(row["be_name"], []))
-    slot = Slot(row["srv_name"])
-    backend.slots.append(slot)
-    ready = takes_requests(row["srv_admin_state"])
-    label = table.labels.get(slot.name)
-    if (
-        label or ready
-    ):  # without a label: started from files that lacked the last one; somebody to be let go
-        name, _, server_id = (label or "unknown/0").partition("/")
-        table.labels.setdefault(slot.name, "unknown/0")
-        slot.server = Server(name, server_id, row["srv_addr"], int(row["srv_port"]))
-        slot.ready = ready
-        if not ready:
-            table.draining[slot.name] = backend, slot
-
-
-def _map(worker: Worker, name: str) -> dict[str, str]:
-    rows = (line.split() for line in worker.ask(f"show map {name}").splitlines())
-    return {row[1]: row[2] for row in rows if len(row) == 3}
