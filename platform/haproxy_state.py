@@ -32,9 +32,8 @@ def _read_slot(table: Table, row: dict[str, str]) -> None:
     backend.slots.append(slot)
     ready = takes_requests(row["srv_admin_state"])
     label = table.labels.get(slot.name)
-    if (
-        label or ready
-    ):  # without a label: started from files that lacked the last one; somebody to be let go
+    # Ready without a label: started from files that lacked the last label. Somebody to be let go.
+    if label or ready:
         name, _, server_id = (label or "unknown/0").partition("/")
         table.labels.setdefault(slot.name, "unknown/0")
         slot.server = Server(name, server_id, row["srv_addr"], int(row["srv_port"]))
@@ -44,5 +43,6 @@ def _read_slot(table: Table, row: dict[str, str]) -> None:
 
 
 def read_map(worker: Worker, name: str) -> dict[str, str]:
+    """A map as a running HAProxy has it."""
     rows = (line.split() for line in worker.ask(f"show map {name}").splitlines())
     return {row[1]: row[2] for row in rows if len(row) == 3}
