@@ -9,8 +9,8 @@ from typing import Any
 from shipway.buildpacks.lifecycle.request import Restored
 from shipway.buildpacks.result import LAYER_NAME
 from shipway.runtime.errors import DamagedBlob, NoSuchImage
-from shipway.runtime.images import Image, ImageStore
-from shipway.runtime.layers import Layer, LayerStore
+from shipway.runtime.images.layers import Layer, LayerStore
+from shipway.runtime.images.store import Image, ImageStore
 
 LIFECYCLE_LABEL = "io.buildpacks.lifecycle.metadata"
 CACHE_METADATA_LABEL = "io.buildpacks.lifecycle.cache.metadata"

@@ -19,7 +19,7 @@ from shipway.buildpacks.lifecycle.request import (
 )
 from shipway.buildpacks.upper import USER_ID
 from shipway.runtime.engine import Engine
-from shipway.runtime.images import Image
+from shipway.runtime.images.store import Image
 from shipway.runtime.spec import ContainerSpec, Limits, Mount, Overlay
 
 if TYPE_CHECKING:

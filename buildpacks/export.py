@@ -17,8 +17,8 @@ from shipway.buildpacks.catalog import Catalog
 from shipway.buildpacks.errors import BuildFailed
 from shipway.buildpacks.lifecycle.request import APP_DIR
 from shipway.buildpacks.result import Result, ResultLayer, ResultProcess
-from shipway.runtime.images import Image, ImageConfig, ImageStore
-from shipway.runtime.layers import Layer, LayerStore
+from shipway.runtime.images.layers import Layer, LayerStore
+from shipway.runtime.images.store import Image, ImageConfig, ImageStore
 
 BUILD_LABEL = "io.buildpacks.build.metadata"
 

@@ -20,9 +20,9 @@ from shipway.buildpacks.compiledpython import pin_times
 from shipway.buildpacks.errors import StackFailed
 from shipway.runtime import files
 from shipway.runtime.errors import NoSuchImage
-from shipway.runtime.images import ImageConfig, ImageStore
-from shipway.runtime.layers import Layer, LayerStore
-from shipway.runtime.tarwriter import FIXED_TIME
+from shipway.runtime.images.layers import Layer, LayerStore
+from shipway.runtime.images.store import ImageConfig, ImageStore
+from shipway.runtime.images.tarwriter import FIXED_TIME
 
 USER_ID = 1000
 HOME = "/workspace"

@@ -11,7 +11,7 @@ from enum import Enum
 from pathlib import Path
 
 from shipway.buildpacks.errors import BuildFailed
-from shipway.runtime.whiteouts import OPAQUE_XATTR
+from shipway.runtime.images.whiteouts import OPAQUE_XATTR
 
 USER_ID = 1000
 _OPAQUE = (OPAQUE_XATTR, "user.overlay.opaque")

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from shipway.runtime import host, oci, removal
-from shipway.runtime.addresses import AddressPool
 from shipway.runtime.cgroups import Cgroups, Stats
 from shipway.runtime.conmon import find_conmon
 from shipway.runtime.containers import (
@@ -38,10 +37,11 @@ from shipway.runtime.errors import (
 )
 from shipway.runtime.files import atomic_write, locked
 from shipway.runtime.foreground import Output, Patience, pump, run_streamed
-from shipway.runtime.images import ImageStore
+from shipway.runtime.images.layers import LayerStore
+from shipway.runtime.images.store import ImageStore
 from shipway.runtime.launch import Root, Tools, launch
-from shipway.runtime.layers import LayerStore
-from shipway.runtime.network import Network
+from shipway.runtime.network.addresses import AddressPool
+from shipway.runtime.network.bridge import Network
 from shipway.runtime.ociruntime import find_runtime
 from shipway.runtime.spec import ContainerSpec, check_env, check_id
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shipway.runtime import conmon, mounts, oci
-from shipway.runtime.addresses import AddressPool
 from shipway.runtime.cgroups import Cgroups
 from shipway.runtime.commands import run_command
 from shipway.runtime.containers import Files, Record
 from shipway.runtime.errors import InvalidSpec, StartFailed
-from shipway.runtime.network import Network
+from shipway.runtime.network.addresses import AddressPool
+from shipway.runtime.network.bridge import Network
 from shipway.runtime.ociruntime import OciRuntime
 from shipway.runtime.spec import ContainerSpec
 from shipway.runtime.userns import UserNamespace, user_namespace

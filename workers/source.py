@@ -7,7 +7,7 @@ from pathlib import Path
 from shipway.platform.repos import Repos
 from shipway.platform.repos import environment as repos_environment
 from shipway.runtime.errors import InvalidArchive, InvalidTree, StoreFull
-from shipway.runtime.layers import LayerStore
+from shipway.runtime.images.layers import LayerStore
 from shipway.workers.errors import SourceUnreadable
 
 USER = 1000  # whom the files belong to, inside the container

@@ -22,7 +22,7 @@ from shipway.buildpacks.errors import BuildCancelled, BuildFailed, BuildTimedOut
 from shipway.buildpacks.lifecycle.order import Member
 from shipway.buildpacks.stacks import ensure_stack
 from shipway.runtime.engine import Engine, EngineConfig
-from shipway.runtime.images import Image
+from shipway.runtime.images.store import Image
 from shipway.runtime.spec import ContainerSpec, IdRange, Limits
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "hello-flask"

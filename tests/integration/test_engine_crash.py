@@ -9,29 +9,29 @@ import pytest
 from enginelab import IMAGE, Lab, open_lab
 
 STARTING = [
-    "containers.Files.create",
-    "addresses.AddressPool.lease",
-    "containers.Files.write_record",
-    "launch.write_etc",
-    "launch.write_config",
-    "mounts.mount_private_tmpfs",
-    "mounts.mount_overlay",
-    "cgroups.Cgroups.adopt_monitor",
-    "conmon.create_container",
-    "launch.create",
-    "network.Network._connect",
-    "network.Network._configure",
-    "launch.start",
-    "containers.Files.note_started",
+    "containers:Files.create",
+    "network.addresses:AddressPool.lease",
+    "containers:Files.write_record",
+    "launch:write_etc",
+    "launch:write_config",
+    "mounts:mount_private_tmpfs",
+    "mounts:mount_overlay",
+    "cgroups:Cgroups.adopt_monitor",
+    "conmon:create_container",
+    "launch:create",
+    "network.bridge:Network._connect",
+    "network.bridge:Network._configure",
+    "launch:start",
+    "containers:Files.note_started",
 ]
 REMOVING = [
-    "cgroups.Cgroups.kill_all",
-    "removal.kill_processes",
-    "network.Network.detach",
-    "removal.run_command",
-    "cgroups.Cgroups.remove",
-    "removal.delete_tree",
-    "addresses.AddressPool.release",
+    "cgroups:Cgroups.kill_all",
+    "removal:kill_processes",
+    "network.bridge:Network.detach",
+    "removal:run_command",
+    "cgroups:Cgroups.remove",
+    "removal:delete_tree",
+    "network.addresses:AddressPool.release",
 ]
 
 # Runs as a process of its own, which kills itself at one step, before or after it is done.
@@ -42,7 +42,8 @@ from shipway.runtime.engine import Engine, EngineConfig
 from shipway.runtime.spec import ContainerSpec, IdRange
 
 step, when, verb, config, image = sys.argv[1:]
-module, *names = step.split(".")
+module, names = step.split(":")
+names = names.split(".")
 owner = importlib.import_module(f"shipway.runtime.{module}")
 for name in names[:-1]:
     owner = getattr(owner, name)

@@ -19,7 +19,7 @@ from shipway.runtime.errors import (
     NoSuchImage,
     NoSuchLayer,
 )
-from shipway.runtime.images import ImageConfig, Stores
+from shipway.runtime.images.store import ImageConfig, Stores
 from support import scratch
 
 CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")  # cap_net_bind_service=ep
@@ -401,7 +401,7 @@ def test_full_disk(root: Path) -> None:
     script = f"""
 import os, sys
 from pathlib import Path
-from shipway.runtime.images import Stores
+from shipway.runtime.images.store import Stores
 from shipway.runtime.errors import StoreFull
 stores = Stores.open(Path("{root}/disk"))
 tree = Path("{root}/disk/tree")
@@ -423,7 +423,7 @@ except StoreFull as error:
 WRITER = """
 import sys
 from pathlib import Path
-from shipway.runtime.images import ImageConfig, Stores
+from shipway.runtime.images.store import ImageConfig, Stores
 root, me, rounds = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 stores = Stores.open(root)
 for n in range(rounds):
@@ -473,7 +473,7 @@ def test_kill_at_any_moment(root: Path, stores: Stores, monkeypatch: pytest.Monk
             assert f"w{delay}:{n}" in refs
     for ref in stores.images.refs():
         stores.images.verify(ref)
-    monkeypatch.setattr("shipway.runtime.blobs.STALE", -1.0)
+    monkeypatch.setattr("shipway.runtime.images.blobs.STALE", -1.0)
     stores.images.prune([], grace=-1)
     assert os.listdir(root / "images/.staging") == os.listdir(root / "layers/.staging") == []
 
@@ -482,7 +482,7 @@ def test_sweep_leaves_what_is_locked(
     root: Path, stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A folder in use is not swept, however old it is."""
-    monkeypatch.setattr("shipway.runtime.blobs.STALE", -1.0)
+    monkeypatch.setattr("shipway.runtime.images.blobs.STALE", -1.0)
     with stores.layers.staged_tree() as tree, stores.layers.blobs.staged() as file:
         stores.images.prune([], grace=-1)
         assert tree.exists()

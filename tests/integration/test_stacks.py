@@ -14,7 +14,7 @@ import pytest
 from shipway.buildpacks import debian, mirrors, stacks
 from shipway.buildpacks.errors import StackFailed
 from shipway.buildpacks.stacks import Stack, ensure_stack
-from shipway.runtime.images import Stores
+from shipway.runtime.images.store import Stores
 from support import STACK_CACHE, scratch
 
 
@@ -161,7 +161,7 @@ def test_killed_half_way(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> Non
 import sys
 from pathlib import Path
 from shipway.buildpacks.stacks import ensure_stack
-from shipway.runtime.images import Stores
+from shipway.runtime.images.store import Stores
 ensure_stack(Stores.open(Path(sys.argv[1])), output=lambda line: print(line, flush=True))
 """
     root = stores.layers.folder.parent
@@ -178,7 +178,7 @@ ensure_stack(Stores.open(Path(sys.argv[1])), output=lambda line: print(line, flu
     assert users_of(root) == []
     assert str(root) not in Path("/proc/self/mountinfo").read_text()
     assert stores.images.refs() == {}
-    monkeypatch.setattr("shipway.runtime.blobs.STALE", -1.0)
+    monkeypatch.setattr("shipway.runtime.images.blobs.STALE", -1.0)
     stores.images.prune([], grace=-1)
     assert list((stores.layers.folder / ".staging").iterdir()) == []
 

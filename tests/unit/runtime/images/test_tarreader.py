@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shipway.runtime.errors import InvalidArchive
-from shipway.runtime.tarreader import HEADER_LIMIT, TarReader
+from shipway.runtime.images.tarreader import HEADER_LIMIT, TarReader
 
 
 def make(format: int, *infos: tarfile.TarInfo) -> bytes:

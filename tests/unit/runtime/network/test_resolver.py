@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from shipway.runtime.resolver import parse_resolv_conf, read_resolver
+from shipway.runtime.network.resolver import parse_resolv_conf, read_resolver
 
 
 def test_loopback_and_ipv6_servers_are_left_out() -> None:

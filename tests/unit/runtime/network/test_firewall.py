@@ -2,7 +2,7 @@
 
 from ipaddress import IPv4Address, IPv4Network
 
-from shipway.runtime import firewall
+from shipway.runtime.network import firewall
 
 
 def test_rules_name_only_our_tables_and_bridge() -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from shipway.runtime.addresses import MOST_ADDRESSES, AddressPool
 from shipway.runtime.errors import HostUnfit, NoFreeAddress
+from shipway.runtime.network.addresses import MOST_ADDRESSES, AddressPool
 
 
 def test_leases_are_distinct_and_kept(tmp_path: Path) -> None:

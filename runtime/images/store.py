@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from shipway.runtime import files
-from shipway.runtime.blobs import BlobStore, disk_errors, is_digest
 from shipway.runtime.errors import DamagedBlob, InvalidReference, NoSuchImage
-from shipway.runtime.layers import Layer, LayerStore
+from shipway.runtime.images.blobs import BlobStore, disk_errors, is_digest
+from shipway.runtime.images.layers import Layer, LayerStore
 
 CREATED = "1980-01-01T00:00:01Z"
 GRACE = 3600.0  # seconds that prune leaves to what is being put together

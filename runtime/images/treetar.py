@@ -12,8 +12,8 @@ import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from shipway.runtime import tarwriter, whiteouts
 from shipway.runtime.errors import InvalidTree
+from shipway.runtime.images import tarwriter, whiteouts
 
 CHUNK = 1 << 20
 _TIMES = (tarwriter.FIXED_TIME * 10**9, tarwriter.FIXED_TIME * 10**9)

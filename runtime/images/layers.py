@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shipway.runtime import files
-from shipway.runtime.blobs import BlobStore, abandoned, disk_errors, hex_of
 from shipway.runtime.errors import DamagedBlob, InvalidArchive, InvalidTree, NoSuchLayer
-from shipway.runtime.tarreader import Readable
-from shipway.runtime.treetar import tree_tar
-from shipway.runtime.unpack import UnpackLimits, unpack_tar
+from shipway.runtime.images.blobs import BlobStore, abandoned, disk_errors, hex_of
+from shipway.runtime.images.tarreader import Readable
+from shipway.runtime.images.treetar import tree_tar
+from shipway.runtime.images.unpack import UnpackLimits, unpack_tar
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 DEFAULT_LIMITS = UnpackLimits()

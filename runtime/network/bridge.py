@@ -7,10 +7,10 @@ from contextlib import closing
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
-from shipway.runtime import firewall, netlink
-from shipway.runtime.addresses import AddressPool
 from shipway.runtime.errors import HostUnfit, KernelRefused
-from shipway.runtime.resolver import Resolver, read_resolver
+from shipway.runtime.network import firewall, netlink
+from shipway.runtime.network.addresses import AddressPool
+from shipway.runtime.network.resolver import Resolver, read_resolver
 
 INTERFACE = "eth0"
 # An interface's name has 15 characters at most: the bridge's, a dash, the address's place in hex.

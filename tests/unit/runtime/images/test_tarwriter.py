@@ -5,8 +5,8 @@ import tarfile
 
 import pytest
 
-from shipway.runtime import tarwriter
-from shipway.runtime.tarreader import TarReader
+from shipway.runtime.images import tarwriter
+from shipway.runtime.images.tarreader import TarReader
 
 
 def archive(*members: bytes) -> bytes:

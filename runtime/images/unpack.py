@@ -16,9 +16,9 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from shipway.runtime import tarwriter, whiteouts
 from shipway.runtime.errors import ArchiveTooLarge, InvalidArchive, UnsafeArchive
-from shipway.runtime.tarreader import Member, Readable, TarReader
+from shipway.runtime.images import tarwriter, whiteouts
+from shipway.runtime.images.tarreader import Member, Readable, TarReader
 
 _FIXED = tarwriter.FIXED_TIME * 10**9
 # what the kernel says of names, links and xattrs that cannot be; a full disk is not among them

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from shipway.runtime.errors import InvalidArchive
-from shipway.runtime.tarwriter import BLOCK, DIRECTORY, REGULAR
+from shipway.runtime.images.tarwriter import BLOCK, DIRECTORY, REGULAR
 
 HEADER_LIMIT = 1 << 20  # bytes of all the pax and long-name headers of one member
 CHUNK = 1 << 18

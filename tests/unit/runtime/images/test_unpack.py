@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from shipway.runtime.errors import ArchiveTooLarge, InvalidArchive, UnsafeArchive
-from shipway.runtime.unpack import UnpackLimits, unpack_tar
+from shipway.runtime.images.unpack import UnpackLimits, unpack_tar
 
 LIMITS = UnpackLimits(size=10_000, entries=50, depth=10)
 
