@@ -44,7 +44,8 @@ def measure(names: list[str]) -> list[Row]:
 
 def base_rootfs(root: Path) -> Path:
     """The stack's build image as a folder: the peer's builds start from the file system of ours."""
-    from shipway.runtime.engine import Engine, EngineConfig
+    from shipway.runtime.config import EngineConfig
+    from shipway.runtime.engine import Engine
 
     engine = Engine(EngineConfig(root=root, run=root / "run"))
     [bottom, *_] = engine.images.get("stack/debian-13:run").layers

@@ -8,7 +8,8 @@ from pathlib import Path
 from benchmarks.measure import await_answer, descendants, pss, timed
 from tests.support import Platform
 
-from shipway.runtime.engine import Engine, EngineConfig
+from shipway.runtime.config import EngineConfig
+from shipway.runtime.engine import Engine
 from shipway.runtime.spec import ContainerSpec, IdRange
 
 SAMPLE = {

@@ -138,6 +138,21 @@ def build_stack() -> None:
     _become_worker("stack")
 
 
+@click.command(
+    "runtime",
+    context_settings={"ignore_unknown_options": True},
+    add_help_option=False,
+    epilog="Example: shipway runtime ps",
+)
+@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+@local
+def runtime(args: tuple[str, ...]) -> int:
+    """Use this machine's container engine: run, ps, images, …; `shipway runtime --help`."""
+    # By name: this side of the house does not import the engine.
+    code: int = importlib.import_module("shipway.runtime.cli.main").run(list(args))
+    return code
+
+
 def _become_worker(role: str) -> NoReturn:
     """Be one of the processes of workers/, which this side of the house does not import: by name."""
     _settings()  # a bad setting shall be told before Celery is imported
@@ -146,4 +161,4 @@ def _become_worker(role: str) -> NoReturn:
     raise AssertionError(role)  # it ends the process
 
 
-COMMANDS = (up, down, migrate, redis, web, ssh, router, worker, host, build_stack)
+COMMANDS = (up, down, migrate, redis, web, ssh, router, worker, host, build_stack, runtime)

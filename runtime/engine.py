@@ -10,13 +10,12 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from shipway.runtime import host, oci, removal
 from shipway.runtime.cgroups import Cgroups, Stats
+from shipway.runtime.config import EngineConfig
 from shipway.runtime.conmon import find_conmon
 from shipway.runtime.containers import (
     SIGKILL_CODE,
@@ -49,25 +48,6 @@ PROGRAM_TIMEOUT = 10.0
 SETUP_REMEDY = "the engine must be root on a host of its own, not in a container"
 
 
-@dataclass(frozen=True)
-class EngineConfig:
-    """Where an engine keeps its things, and their names on this machine.
-
-    `root` is durable; `run` is short and may be lost at a reboot. Engines of one machine differ in
-    all of root, run, bridge, subnet, table and cgroup. `allow` lists networks (CIDR) that
-    containers may reach although they are private.
-    """
-
-    root: Path
-    run: Path
-    bridge: str = "shipway0"
-    subnet: str = "10.83.0.0/16"
-    table: str = "shipway"
-    cgroup: str = "shipway"
-    runtime: str = "auto"
-    allow: tuple[str, ...] = ()
-
-
 class Engine:
     """Containers, images and layers of this machine."""
 
@@ -88,6 +68,7 @@ class Engine:
                 self._tools.cgroups.setup()
                 self._tools.runtime.root.mkdir(parents=True, exist_ok=True)
                 self._tools.network.setup()
+                self.config.save()
             except OSError as error:
                 raise HostUnfit(f"the host refuses a setting ({error})", SETUP_REMEDY) from error
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import support
+from shipway.runtime.config import EngineConfig
 from shipway.runtime.containers import Exit
-from shipway.runtime.engine import Engine, EngineConfig
+from shipway.runtime.engine import Engine
 from shipway.runtime.spec import ContainerSpec, IdRange
 
 IMAGE = "stack/debian-13:run"

@@ -62,7 +62,8 @@ def network_names(seed: str) -> tuple[str, str]:
 def link_stack(root: Path) -> None:
     """Give the engine root `root` the stack's images and layers, hard-linked from the cache."""
     from shipway.buildpacks.stacks import ensure_stack
-    from shipway.runtime.engine import Engine, EngineConfig
+    from shipway.runtime.config import EngineConfig
+    from shipway.runtime.engine import Engine
 
     STACK_CACHE.mkdir(parents=True, exist_ok=True)
     engine = Engine(EngineConfig(root=STACK_CACHE, run=STACK_CACHE / "run"))

@@ -6,7 +6,8 @@ from functools import cached_property, lru_cache
 from shipway.platform.settings import Settings, current
 from shipway.platform.store import Store
 from shipway.platform.vault import Vault
-from shipway.runtime.engine import Engine, EngineConfig
+from shipway.runtime.config import EngineConfig
+from shipway.runtime.engine import Engine
 from shipway.workers import owner
 
 

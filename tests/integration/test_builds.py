@@ -21,7 +21,8 @@ from shipway.buildpacks.catalog import Catalog
 from shipway.buildpacks.errors import BuildCancelled, BuildFailed, BuildTimedOut
 from shipway.buildpacks.lifecycle.order import Member
 from shipway.buildpacks.stacks import ensure_stack
-from shipway.runtime.engine import Engine, EngineConfig
+from shipway.runtime.config import EngineConfig
+from shipway.runtime.engine import Engine
 from shipway.runtime.images.store import Image
 from shipway.runtime.spec import ContainerSpec, IdRange, Limits
 

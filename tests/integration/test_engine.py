@@ -398,7 +398,8 @@ def test_containers_outlive_who_started_them(lab: Lab) -> None:
     code = f"""
 import os, signal
 from pathlib import Path
-from shipway.runtime.engine import Engine, EngineConfig
+from shipway.runtime.config import EngineConfig
+from shipway.runtime.engine import Engine
 from shipway.runtime.spec import ContainerSpec, IdRange
 engine = Engine(EngineConfig(**{vars(lab.config)!r}))
 engine.run(ContainerSpec("child", {IMAGE!r}, ("sh", "-c", "while :; do echo tick; sleep 0.05; done"),

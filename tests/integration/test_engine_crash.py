@@ -38,7 +38,8 @@ REMOVING = [
 SCRIPT = """
 import importlib, os, signal, sys
 from pathlib import Path
-from shipway.runtime.engine import Engine, EngineConfig
+from shipway.runtime.config import EngineConfig
+from shipway.runtime.engine import Engine
 from shipway.runtime.spec import ContainerSpec, IdRange
 
 step, when, verb, config, image = sys.argv[1:]

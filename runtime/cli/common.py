@@ -1,0 +1,64 @@
+"""What the engine's verbs share: the engine that is meant, and how things are shown."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import click
+
+from shipway.runtime.cli.config import engine_config
+from shipway.runtime.engine import Engine
+
+# Control characters; none but tab and newline may reach a person's terminal from a name or a label.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+@dataclass
+class Session:
+    """What holds for the whole command line."""
+
+    root: str | None = None
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The engine, not set up."""
+        return Engine(engine_config(self.root))
+
+    @cached_property
+    def ready_engine(self) -> Engine:
+        """The engine, set up on this machine. Raises HostUnfit."""
+        self.engine.setup()
+        return self.engine
+
+
+def _session() -> Session:
+    found = click.get_current_context().find_object(Session)
+    assert found is not None
+    return found
+
+
+def engine(ready: bool = False) -> Engine:
+    """The engine that is meant; with `ready`, set up to run containers."""
+    return _session().ready_engine if ready else _session().engine
+
+
+def say(text: str = "") -> None:
+    """A line for people or scripts; nothing in it may steer the terminal."""
+    click.echo(_CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text))
+
+
+def print_json(data: Any) -> None:
+    """For scripts."""
+    click.echo(json.dumps(data, indent=2, ensure_ascii=True))
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Docker's tables: upper-case headings, columns three spaces apart."""
+    lines = [[str(cell) for cell in line] for line in (headings, *rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
+    for line in lines:
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        say("   ".join(cells).rstrip())

@@ -1,0 +1,14 @@
+"""The one place where the engine's command reads the environment."""
+
+import os
+from pathlib import Path
+
+from shipway.runtime.config import EngineConfig
+
+DEFAULT_DATA = "/var/lib/shipway"
+
+
+def engine_config(root: str | None) -> EngineConfig:
+    """The engine that is meant: --root, else SHIPWAY_ENGINE, else the one of Shipway's data folder."""
+    data = os.environ.get("SHIPWAY_DATA") or DEFAULT_DATA
+    return EngineConfig.of(Path(root or os.environ.get("SHIPWAY_ENGINE") or f"{data}/runtime"))

@@ -1,0 +1,51 @@
+"""Where an engine keeps its things, and what it calls them on this machine."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from shipway.runtime.errors import HostUnfit
+from shipway.runtime.files import atomic_write
+
+NAME = "engine.json"
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """One engine. `root` is durable; `run` is short and may be lost at a reboot.
+
+    Engines of one machine differ in all of root, run, bridge, subnet, table and cgroup. `allow`
+    lists networks (CIDR) that containers may reach although they are private.
+    """
+
+    root: Path
+    run: Path
+    bridge: str = "shipway0"
+    subnet: str = "10.83.0.0/16"
+    table: str = "shipway"
+    cgroup: str = "shipway"
+    runtime: str = "auto"
+    allow: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, root: Path) -> "EngineConfig":
+        """The config of the engine at `root`: as it was set up, else the defaults. HostUnfit."""
+        path = root / NAME
+        try:
+            values: dict[str, Any] = json.loads(path.read_bytes())
+            return cls(root, Path(values.pop("run")), allow=tuple(values.pop("allow")), **values)
+        except FileNotFoundError:
+            return cls(root, root / "run")
+        except (ValueError, TypeError, KeyError) as error:
+            raise HostUnfit(
+                f"{path} is no engine's config ({error})", "delete it and set the engine up again"
+            ) from error
+
+    def save(self) -> None:
+        """Put it down at `root`, where `of` finds it: for commands that are told only the root."""
+        values = {key: value for key, value in asdict(self).items() if key != "root"}
+        data = json.dumps(values | {"run": str(self.run)}, indent=2).encode()
+        path = self.root / NAME
+        if not path.exists() or path.read_bytes() != data:
+            atomic_write(path, data)
