@@ -122,3 +122,31 @@ class ArchiveTooLarge(InvalidArchive):
 
 class StoreFull(ImageError):
     """The disk of the store is full or read-only."""
+
+
+class InvalidImage(ImageError):
+    """A manifest, an index or a config is malformed, or of a kind that is not supported."""
+
+
+class NoSuchPlatform(ImageError):
+    """A multi-platform image has nothing for this machine."""
+
+
+class AmbiguousImage(ImageError):
+    """The beginning of an id fits more than one image."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"more than one image has an id that begins with {name}; give more of it")
+        self.name = name
+
+
+class ImageInUse(ImageError):
+    """An image cannot be removed since a container, or another name, still needs it."""
+
+
+class RegistryFailed(ImageError):
+    """A registry could not be reached, refused, or gave something else than was asked for."""
+
+
+class ImageBuildFailed(ImageError):
+    """A Dockerfile could not be built; what was built before it failed is not tagged."""

@@ -39,8 +39,10 @@ def sync_directory(path: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path, discard: bool = False) -> Iterator[None]:
+def locked(path: Path, discard: bool = False, shared: bool = False) -> Iterator[None]:
     """Hold the lock file `path`, against threads and processes alike; the kernel frees it at death.
+
+    With `shared` others may share it, and who wants it alone waits for all of them.
 
     With `discard` the lock file is deleted at the end. That is safe because whoever waited for
     it sees that the file it locked is no longer the one of that name, and tries again.
@@ -48,7 +50,7 @@ def locked(path: Path, discard: bool = False) -> Iterator[None]:
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            fcntl.flock(fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
             if _is_still_named(fd, path):
                 yield
                 if discard:

@@ -14,6 +14,7 @@ import secrets
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from shipway.runtime import files
@@ -48,6 +49,15 @@ def disk_errors(path: Path) -> Iterator[None]:
         if error.errno == errno.EROFS:
             raise StoreFull(f"the disk of {path} is read-only; mount it writable") from error
         raise
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A blob that is written whole, durably, and is not in its place yet."""
+
+    path: Path
+    digest: str
+    size: int
 
 
 class BlobStore:
@@ -118,25 +128,24 @@ class BlobStore:
         `placed(digest)` runs once the blob is in its place, under the same lock, so that what
         belongs to the blob appears before prune can look.
         """
+        with self.incoming(pieces) as blob:
+            with self.lock():
+                self.place(blob)
+                if placed is not None:
+                    placed(blob.digest)
+            files.sync_directory(self.folder)
+        return blob.digest, blob.size
+
+    @contextmanager
+    def incoming(self, pieces: Iterable[bytes]) -> Iterator[Incoming]:
+        """Write pieces to a temporary file, hashing; it is gone at the end unless placed."""
         with disk_errors(self.root), self.staged() as temporary:
             size, digest = _write_hashed(temporary, pieces)
-            with self.lock():
-                self._place(temporary, digest, size)
-                if placed is not None:
-                    placed(digest)
-            files.sync_directory(self.folder)
-        return digest, size
+            yield Incoming(temporary, digest, size)
 
-    def _place(self, temporary: Path, digest: str, size: int) -> None:
-        target = self.path(digest)
-        try:
-            same = target.stat().st_size == size
-        except FileNotFoundError:
-            same = False
-        if same:
-            os.utime(target)  # young again: prune must leave it for its new user
-        else:
-            temporary.rename(target)
+    def place(self, blob: Incoming) -> None:
+        """Give the blob its name, in place of one that may be damaged. The caller holds the lock."""
+        blob.path.rename(self.path(blob.digest))
 
     @contextmanager
     def staged(self) -> Iterator[Path]:

@@ -1,8 +1,12 @@
-"""Layers: each a blob (an uncompressed tar) and the same tree unpacked once, ready as an overlay lower.
+"""Layers: each a blob and the tree that it holds, unpacked once, ready as an overlay lower.
 
 Below the engine's root: `images/blobs/sha256/<hex>` is the truth and is durable before it has its
-name. `layers/<hex>/` is made from it and may be lost: `path` makes it again. Ids on disk are the
-container's own; `layers/` is closed to others, since it holds set-uid programs.
+name. `layers/<hex>/`, named by diff id, is made from it and may be lost: `path` makes it again. Ids
+on disk are the container's own; `layers/` is closed to others, since it holds set-uid programs.
+
+Our own layers are plain tars, so that blob and diff id have one digest. Layers from elsewhere are
+kept as they came, gzip or zstd: `layers/.packed/<hex of the diff id>/<hex of the blob>` leads to
+the blob, and says how many bytes it unpacks to. It is a hint; what is unpacked is checked.
 
 Files of a tree are not synced one by one. `layers/.unsettled/<hex>` says that the tree was written
 since the boot it names and may not be on disk yet; after a crash of the machine such a tree is
@@ -21,14 +25,30 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shipway.runtime import files
-from shipway.runtime.errors import DamagedBlob, InvalidArchive, InvalidTree, NoSuchLayer
-from shipway.runtime.images.blobs import BlobStore, abandoned, disk_errors, hex_of
+from shipway.runtime.errors import (
+    DamagedBlob,
+    InvalidArchive,
+    InvalidImage,
+    InvalidTree,
+    NoSuchLayer,
+)
+from shipway.runtime.images import compression
+from shipway.runtime.images.blobs import (
+    BlobStore,
+    Incoming,
+    abandoned,
+    disk_errors,
+    hex_of,
+    is_digest,
+)
 from shipway.runtime.images.tarreader import Readable
 from shipway.runtime.images.treetar import tree_tar
 from shipway.runtime.images.unpack import UnpackLimits, unpack_tar
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 DEFAULT_LIMITS = UnpackLimits()
+# What a layer from elsewhere may hold; a tree of our own is as large as it is.
+LAYER_LIMITS = UnpackLimits(size=64 << 30, entries=2_000_000, depth=1000)
 _UNLIMITED = UnpackLimits(size=1 << 62, entries=1 << 62, depth=1000)
 
 
@@ -49,21 +69,46 @@ class LayerStore:
         self.folder = root / "layers"
         self._staging = self.folder / ".staging"
         self._unsettled = self.folder / ".unsettled"
+        self._packed = self.folder / ".packed"
         with disk_errors(root):
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._staging.mkdir(mode=0o700, exist_ok=True)
             self._unsettled.mkdir(mode=0o700, exist_ok=True)
+            self._packed.mkdir(mode=0o700, exist_ok=True)
 
     def has(self, diff_id: str) -> bool:
         """Whether the layer can be used: its blob is there."""
-        return self.blobs.path(diff_id).exists()
+        return next(self._digests(diff_id), None) is not None
 
     def get(self, diff_id: str) -> Layer:
         """The layer of this diff id. Raises NoSuchLayer."""
+        for digest in self._digests(diff_id):
+            return Layer(diff_id, digest, self.blobs.size(digest))
+        raise NoSuchLayer(diff_id)
+
+    def content_size(self, layer: Layer) -> int:
+        """Bytes of the layer's plain tar; of a packed one whose hint was lost, of its blob."""
         try:
-            return Layer(diff_id, diff_id, self.blobs.size(diff_id))
-        except DamagedBlob:
-            raise NoSuchLayer(diff_id) from None
+            return int(self._hint(layer.diff_id, layer.digest).read_text())
+        except (FileNotFoundError, ValueError):
+            return layer.size
+
+    def kind(self, layer: Layer) -> str:
+        """What the layer's blob is packed by, "" for a plain one. Raises DamagedBlob."""
+        if layer.digest == layer.diff_id:
+            return ""
+        path = self.blobs.path(layer.digest)
+        try:
+            with path.open("rb") as file:
+                return compression.kind_of(file.read(8))
+        except FileNotFoundError:
+            raise DamagedBlob(layer.digest, path, "is missing") from None
+
+    def note(self, layer: Layer) -> None:
+        """Make sure that a packed layer of a manifest is found by its diff id."""
+        hint = self._hint(layer.diff_id, layer.digest)
+        if layer.digest != layer.diff_id and not hint.exists():
+            self._write_hint(layer.diff_id, layer.digest, None)
 
     def path(self, diff_id: str) -> Path:
         """The unpacked directory, made from the blob if need be. Raises NoSuchLayer, DamagedBlob."""
@@ -77,9 +122,11 @@ class LayerStore:
 
         The caller holds the blobs' lock. Raises NoSuchLayer.
         """
-        if not self.has(diff_id):
+        digests = list(self._digests(diff_id))
+        if not digests:
             raise NoSuchLayer(diff_id)
-        os.utime(self.blobs.path(diff_id))
+        for digest in digests:
+            os.utime(self.blobs.path(digest))
         tree = self.folder / hex_of(diff_id)
         if tree.is_dir():
             os.utime(tree, ns=_times(tree))
@@ -93,19 +140,40 @@ class LayerStore:
         if not tree.is_dir() or tree.stat().st_dev != self.folder.stat().st_dev:
             raise InvalidTree(f"{tree} is no folder on the file system of {self.folder}")
 
-        def take_over(digest: str) -> None:
-            target = self.folder / hex_of(digest)
-            if target.is_dir() and not self._is_suspect(target.name):
-                self.renew(digest)
-                return
-            self._mark(target.name)
-            self._discard_tree(target.name)
-            tree.rename(target)
-
-        digest, size = self.blobs.put_stream(tree_tar(os.fspath(tree)), take_over)
+        digest, size = self.blobs.put_stream(
+            tree_tar(os.fspath(tree)), lambda digest: self._take_over(digest, tree)
+        )
         if tree.exists():
             _remove(tree)
         return Layer(digest, digest, size)
+
+    def adopt(
+        self, blob: Incoming, diff_id: str | None = None, limits: UnpackLimits = LAYER_LIMITS
+    ) -> Layer:
+        """Take in a layer from elsewhere as it came, and unpack it, unless that was done before.
+
+        With `diff_id` it must hold just that. Raises InvalidImage, InvalidArchive.
+        """
+        if diff_id is None or not self._is_known(diff_id, blob.digest):
+            return self._adopt(blob, diff_id, limits)
+        with self.blobs.lock():
+            self.blobs.place(blob)
+            self.renew(diff_id)
+        files.sync_directory(self.blobs.folder)
+        return Layer(diff_id, blob.digest, blob.size)
+
+    def _adopt(self, blob: Incoming, diff_id: str | None, limits: UnpackLimits) -> Layer:
+        with self.staged_tree() as tree, disk_errors(tree):
+            found, size = _unpack(blob.path, blob.digest, tree, limits)
+            if diff_id not in (None, found):
+                raise InvalidImage(f"layer {blob.digest} holds {found}, where {diff_id} is said")
+            with self.blobs.lock():
+                self.blobs.place(blob)
+                if found != blob.digest:
+                    self._write_hint(found, blob.digest, size)
+                self._take_over(found, tree)
+            files.sync_directory(self.blobs.folder)
+        return Layer(found, blob.digest, blob.size)
 
     def unpack(
         self,
@@ -122,18 +190,17 @@ class LayerStore:
 
     def verify(self, diff_id: str) -> None:
         """Read blob and tree, and compare both with the digest. Raises DamagedBlob, NoSuchLayer."""
-        if not self.has(diff_id):
-            raise NoSuchLayer(diff_id)
-        self.blobs.verify(diff_id)
+        layer = self.get(diff_id)
+        self.blobs.verify(layer.digest)
         path = self.path(diff_id)
-        hasher = hashlib.sha256()
-        try:
-            for piece in tree_tar(os.fspath(path), settle=False):
-                hasher.update(piece)
-        except InvalidTree as error:
-            raise DamagedBlob(diff_id, path, f"holds what no layer can: {error}") from error
-        if hasher.hexdigest() != path.name:
-            raise DamagedBlob(diff_id, path, "does not match its digest")
+        found = _fingerprint(diff_id, path)
+        if found == path.name:
+            return
+        # Of a layer from elsewhere the tar is in an order of its own: unpack it once more.
+        with self.staged_tree() as tree, disk_errors(tree):
+            self._unpack_blob(diff_id, tree)
+            if _fingerprint(diff_id, tree) != found:
+                raise DamagedBlob(diff_id, path, "does not match its digest")
 
     def repair(self, diff_id: str) -> None:
         """Make the tree again from its blob; nothing may have it mounted. Raises DamagedBlob."""
@@ -182,7 +249,17 @@ class LayerStore:
             with contextlib.suppress(DamagedBlob):
                 freed += self.blobs.size(diff_id)
             self._discard_tree(path.name)
+        self._discard_hints()
         return freed
+
+    def _discard_hints(self) -> None:
+        """Forget packed blobs that are gone."""
+        for folder in list(self._packed.iterdir()):
+            for hint in list(folder.iterdir()):
+                if not (self.blobs.folder / hint.name).exists():
+                    hint.unlink()
+            with contextlib.suppress(OSError):  # it holds others
+                folder.rmdir()
 
     def sweep(self) -> None:
         """Remove the folders of killed processes, and trees that were discarded."""
@@ -203,19 +280,53 @@ class LayerStore:
                 tree.rename(self.folder / name)
 
     def _unpack_blob(self, diff_id: str, tree: Path) -> None:
-        path = self.blobs.path(diff_id)
+        layer = self.get(diff_id)
+        path = self.blobs.path(layer.digest)
         try:
-            file = path.open("rb", buffering=1 << 20)
+            found, _ = _unpack(path, None, tree, _UNLIMITED)
+        except InvalidArchive as error:
+            raise DamagedBlob(layer.digest, path, f"is no layer: {error}") from error
+        if found != diff_id:
+            raise DamagedBlob(layer.digest, path, "does not match its digest")
+
+    def _digests(self, diff_id: str) -> Iterator[str]:
+        """The blobs that are there of a layer, the plain one first."""
+        name = hex_of(diff_id)
+        if self.blobs.path(diff_id).exists():
+            yield diff_id
+        with contextlib.suppress(FileNotFoundError):
+            for found in sorted(os.listdir(self._packed / name)):
+                digest = f"sha256:{found}"
+                if is_digest(digest) and self.blobs.path(digest).exists():
+                    yield digest
+
+    def _is_known(self, diff_id: str, digest: str) -> bool:
+        """Whether that blob was unpacked and checked before, and the tree is still there."""
+        path = self.folder / hex_of(diff_id)
+        if not path.is_dir() or self._is_suspect(path.name) or not self.has(diff_id):
+            return False
+        try:  # a hint without a size was only ever claimed by a manifest
+            return digest == diff_id or bool(self._hint(diff_id, digest).read_bytes())
         except FileNotFoundError:
-            raise NoSuchLayer(diff_id) from None
-        with file:
-            stream = _Hashing(file)
-            try:
-                unpack_tar(stream, tree, _UNLIMITED, layer=True)
-            except InvalidArchive as error:
-                raise DamagedBlob(diff_id, path, f"is no layer: {error}") from error
-        if stream.hexdigest() != hex_of(diff_id):
-            raise DamagedBlob(diff_id, path, "does not match its digest")
+            return False
+
+    def _hint(self, diff_id: str, digest: str) -> Path:
+        return self._packed / hex_of(diff_id) / hex_of(digest)
+
+    def _write_hint(self, diff_id: str, digest: str, size: int | None) -> None:
+        hint = self._hint(diff_id, digest)
+        hint.parent.mkdir(mode=0o700, exist_ok=True)
+        files.atomic_write(hint, b"" if size is None else b"%d" % size, durable=False)
+
+    def _take_over(self, diff_id: str, tree: Path) -> None:
+        """Make `tree` the layer's, unless it has one. The caller holds the blobs' lock."""
+        target = self.folder / hex_of(diff_id)
+        if target.is_dir() and not self._is_suspect(target.name):
+            self.renew(diff_id)
+            return
+        self._mark(target.name)
+        self._discard_tree(target.name)
+        tree.rename(target)
 
     def _discard_tree(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -233,20 +344,30 @@ class LayerStore:
             return False
 
 
-class _Hashing:
-    """A stream that hashes what is read from it."""
+def _unpack(path: Path, digest: str | None, tree: Path, limits: UnpackLimits) -> tuple[str, int]:
+    """Unpack a blob, packed or plain; gives the diff id, and the bytes of the plain tar.
 
-    def __init__(self, stream: Readable) -> None:
-        self._stream = stream
-        self._hasher = hashlib.sha256()
+    `digest` is the blob's, if it is known to be right: a plain one's need not be made twice.
+    """
+    with path.open("rb", buffering=0) as file:
+        plain = not compression.kind_of(os.pread(file.fileno(), 8, 0))
+        hasher = None if plain and digest else hashlib.sha256()
+        stream, content = compression.opened(file, hasher, compression.LAYER_KINDS)
+        unpack_tar(stream, tree, limits, layer=True)
+    diff_id = digest if hasher is None else f"sha256:{hasher.hexdigest()}"
+    assert diff_id is not None
+    return diff_id, content.total
 
-    def read(self, size: int, /) -> bytes:
-        data = self._stream.read(size)
-        self._hasher.update(data)
-        return data
 
-    def hexdigest(self) -> str:
-        return self._hasher.hexdigest()
+def _fingerprint(diff_id: str, tree: Path) -> str:
+    """The hex digest of a tree as our own tar of it; of our own layers it is the diff id's."""
+    hasher = hashlib.sha256()
+    try:
+        for piece in tree_tar(os.fspath(tree), settle=False):
+            hasher.update(piece)
+    except InvalidTree as error:
+        raise DamagedBlob(diff_id, tree, f"holds what no layer can: {error}") from error
+    return hasher.hexdigest()
 
 
 def _boot_id() -> str:

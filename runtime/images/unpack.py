@@ -7,7 +7,8 @@ outside the destination, whatever links the archive made before. Two kinds of ar
 - an image layer (`layer=True`): all attributes are kept, `.wh.` names become whiteouts.
 
 Refused in both: `..`, absolute names, parents that are links, hard links to anything but a file
-of the archive, devices, and a second entry of one name (but for directories).
+of the archive, devices, and a second entry of one name (but for directories). A layer's devices
+below /dev are passed over: every container gets a /dev of its own, and no other may be there.
 """
 
 import errno
@@ -24,6 +25,7 @@ _FIXED = tarwriter.FIXED_TIME * 10**9
 # what the kernel says of names, links and xattrs that cannot be; a full disk is not among them
 _ODD = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENAMETOOLONG, errno.E2BIG, errno.ERANGE)
 _MAX_ID = (1 << 32) - 2
+_DEVICES = (tarwriter.CHARACTER, tarwriter.BLOCK_DEVICE)
 _PARENT = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -68,6 +70,11 @@ class _Unpacking:
         self._layer = layer
         self._open: list[tuple[bytes, int]] = []  # the chain of parents last used, outermost first
         self._times: dict[tuple[bytes, ...], int] = {}  # directories get theirs at the end
+        self._hidden: set[tuple[bytes, ...]] = set()
+        # A new file is ours, root's, unless a folder gives its own group on.
+        above = os.fstat(root)
+        ours = os.geteuid() == os.getegid() == 0
+        self._must_own = not ours or bool(gid or above.st_gid or above.st_mode & stat.S_ISGID)
 
     def run(self, stream: Readable) -> int:
         reader = TarReader(stream)
@@ -103,9 +110,14 @@ class _Unpacking:
             return
         parent, name = self._parent(parts[:-1]), parts[-1]
         if name.startswith(whiteouts.PREFIX):
-            self._whiteout(parent, name, member)
+            self._whiteout(parent, parts, member)
             return
-        hidden = self._layer and _drop_whiteout(parent, name)
+        if member.kind in _DEVICES and self._layer and parts[0] == b"dev":
+            return
+        hidden = parts in self._hidden
+        if hidden:  # the layer's own entry wins
+            self._hidden.discard(parts)
+            os.unlink(name, dir_fd=parent)
         try:
             self._create(member, parts, parent, reader)
         except FileExistsError:
@@ -148,6 +160,7 @@ class _Unpacking:
             status = os.stat(parts[-1], dir_fd=parent, follow_symlinks=False)
             if not stat.S_ISDIR(status.st_mode):
                 raise
+        self._must_own = self._must_own or bool(member.mode & stat.S_ISGID or member.gid)
         self._attributes(self._parent(parts), member)
         if self._layer:
             self._times[parts] = member.mtime
@@ -175,7 +188,8 @@ class _Unpacking:
         finally:
             os.close(from_parent)
 
-    def _whiteout(self, parent: int, name: bytes, member: Member) -> None:
+    def _whiteout(self, parent: int, parts: tuple[bytes, ...], member: Member) -> None:
+        name = parts[-1]
         if not self._layer:
             raise UnsafeArchive(
                 f"{_show(member.name)}: names that begin with .wh. are not supported"
@@ -188,8 +202,11 @@ class _Unpacking:
             raise UnsafeArchive(f"{_show(member.name)} hides nothing")
         try:
             whiteouts.make_whiteout(target, parent)
+            self._hidden.add((*parts[:-1], target))
             self._own(member, target, parent)
         except FileExistsError:
+            if (*parts[:-1], target) in self._hidden:
+                raise UnsafeArchive(f"the archive hides {_show(target)} twice") from None
             # The layer has an entry of that name too, and a whiteout never hides its own layer's.
             status = os.stat(target, dir_fd=parent, follow_symlinks=False)
             if stat.S_ISDIR(status.st_mode):
@@ -201,11 +218,14 @@ class _Unpacking:
 
     def _attributes(self, descriptor: int, member: Member) -> None:
         """Owner first, since a change of owner drops set-id bits and capabilities."""
-        os.fchown(descriptor, *self._owner(member))
+        owner = self._owner(member)
+        if self._must_own or owner != (0, 0):
+            os.fchown(descriptor, *owner)
         if self._layer:
             os.fchmod(descriptor, member.mode)
-            for name, value in whiteouts.portable(member.xattrs).items():
-                os.setxattr(descriptor, name, value)
+            if member.xattrs:
+                for name, value in whiteouts.portable(member.xattrs).items():
+                    os.setxattr(descriptor, name, value)
             os.utime(descriptor, ns=(member.mtime, member.mtime))
             return
         plain = member.kind == tarwriter.DIRECTORY or member.mode & 0o111
@@ -214,7 +234,8 @@ class _Unpacking:
 
     def _own(self, member: Member, name: bytes, parent: int) -> None:
         owner = self._owner(member)
-        os.chown(name, *owner, dir_fd=parent, follow_symlinks=False)
+        if self._must_own or owner != (0, 0):
+            os.chown(name, *owner, dir_fd=parent, follow_symlinks=False)
         mtime = member.mtime if self._layer else _FIXED
         os.utime(name, ns=(mtime, mtime), dir_fd=parent, follow_symlinks=False)
 
@@ -249,8 +270,19 @@ class _Unpacking:
         self._close(shared)
         for part in parts[shared:]:
             above = self._open[-1][1] if self._open else self._root
+            if parts[: shared + 1] in self._hidden:
+                self._uncover(parts[: shared + 1], above)
             self._open.append((part, self._step(part, above, create)))
+            shared += 1
         return self._open[-1][1] if self._open else self._root
+
+    def _uncover(self, parts: tuple[bytes, ...], above: int) -> None:
+        """Make a folder in place of a whiteout: the layer's own folder, and only that, is seen."""
+        self._hidden.discard(parts)
+        os.unlink(parts[-1], dir_fd=above)
+        descriptor = self._step(parts[-1], above, create=True)
+        os.setxattr(descriptor, whiteouts.OPAQUE_XATTR, b"y")
+        os.close(descriptor)
 
     def _step(self, part: bytes, above: int, create: bool) -> int:
         try:
@@ -273,18 +305,6 @@ class _Unpacking:
     def _close(self, keep: int) -> None:
         while len(self._open) > keep:
             os.close(self._open.pop()[1])
-
-
-def _drop_whiteout(parent: int, name: bytes) -> bool:
-    """Remove a whiteout made by an earlier entry of the same layer: the layer's own entry wins."""
-    try:
-        status = os.stat(name, dir_fd=parent, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    if not whiteouts.is_whiteout(status, {}):
-        return False
-    os.unlink(name, dir_fd=parent)
-    return True
 
 
 def _write(descriptor: int, data: bytes) -> None:
