@@ -261,6 +261,11 @@ class LayerStore:
             with contextlib.suppress(OSError):  # it holds others
                 folder.rmdir()
 
+    def drop(self, diff_id: str) -> None:
+        """Remove a layer's tree. The caller holds the blobs' lock, and knows that nobody uses it."""
+        self._discard_tree(hex_of(diff_id))
+        self._discard_hints()
+
     def sweep(self) -> None:
         """Remove the folders of killed processes, and trees that were discarded."""
         for path in abandoned(self._staging):
