@@ -306,13 +306,22 @@ def show_formation(app: str) -> Answer:
 @blueprint.patch("/apps/<app>/formation")
 def scale(app: str) -> Answer:
     """{"web": 3, "worker": "+1"}: only the difference is started or stopped."""
-    changes = {}
-    for kind, amount in body().items():
-        if isinstance(amount, bool) or not isinstance(amount, int | str):
-            raise InvalidInput(f"{kind!r} is {amount!r}, expected 3, '+1' or '-1'.")
-        # A number is how many; only text can be a step such as "-1".
-        changes[kind] = str(names.quantity(amount)) if isinstance(amount, int) else amount
+    changes = {kind: _amount(kind, amount) for kind, amount in body().items()}
     return scaling.scale(store(), user(), app, changes), 202
+
+
+def _amount(kind: str, amount: Any) -> str:
+    """What `scaling.scale` takes: a number is how many, only text can be a step such as "-1"."""
+    if isinstance(amount, str):
+        return amount
+    if isinstance(amount, bool) or not isinstance(amount, int):
+        raise InvalidInput(f"{kind!r} is {amount!r}, expected 3, '+1' or '-1'.")
+    if amount < 0:
+        raise InvalidInput(
+            f"{kind!r} is {amount}: use 0 to {names.MAX_QUANTITY} for exactly so many, or the text"
+            f" '{amount}' for {-amount} fewer than now."
+        )
+    return str(names.quantity(amount))
 
 
 @blueprint.post("/apps/<app>/restart")

@@ -28,7 +28,9 @@ from shipway.platform.cli_common import (
 from shipway.platform.errors import InvalidInput
 from shipway.platform.terminal import printable
 
-CHANGE = re.compile(r"(?P<kind>[A-Za-z0-9_-]+?)(?P<sign>=[+-]?|\+|-)(?P<number>\d+)", re.ASCII)
+# As Heroku has it: web=3 is how many, web+1 and web-1 are steps, and web=-1 is neither.
+CHANGE = re.compile(r"(?P<kind>[A-Za-z0-9_-]+?)(?P<sign>[=+-])(?P<number>\d+)", re.ASCII)
+SIGNED = re.compile(r"(?P<kind>[A-Za-z0-9_-]+)=(?P<sign>[+-])(?P<number>\d+)", re.ASCII)
 INSTANCE = re.compile(r"[A-Za-z0-9_-]+\.\d+", re.ASCII)
 SOURCE = re.compile(r"^(\S+ [^\s\[]+\[([^\]]*)\]:)( .*)$", re.DOTALL)
 
@@ -114,10 +116,17 @@ def _is_change(text: str) -> bool:
 
 
 def _change(text: str) -> tuple[str, str]:
-    match = CHANGE.fullmatch(text)
-    if not match:
-        raise InvalidInput(f"{text!r} is no change of scale: use web=3, web+1 or web-1.")
-    return match["kind"], match["sign"].lstrip("=") + match["number"]
+    """A change as the API takes it: ("web", "3") or ("web", "-1"). Raises InvalidInput."""
+    if match := CHANGE.fullmatch(text):
+        return match["kind"], match["sign"].lstrip("=") + match["number"]
+    if match := SIGNED.fullmatch(text):
+        kind, sign, number = match.groups()
+        than = "more" if sign == "+" else "fewer"
+        raise InvalidInput(
+            f"{text!r} is no change of scale: {kind}{sign}{number} is {number} {than} than now,"
+            f" {kind}={number} is exactly {number}."
+        )
+    raise InvalidInput(f"{text!r} is no change of scale: use web=3, web+1 or web-1.")
 
 
 @click.command("ps:restart", epilog="Example: shipway ps:restart hello")

@@ -168,7 +168,10 @@ def _checked_type(kind: str, app: App, known: list[str]) -> str:
 def _set_quantity(db: Session, app: App, kind: str, amount: str) -> None:
     match = AMOUNT.fullmatch(amount)
     if not match:
-        raise InvalidInput(f"{kind}={amount[:40]!r} is no amount: use web=3, web+1 or web-1.")
+        raise InvalidInput(
+            f"{kind!r} is {amount[:40]!r}, which is no amount: use 3 for three, '+1' for one more,"
+            " '-1' for one fewer."
+        )
     row = db.scalar(
         select(Formation).where(Formation.app_id == app.id, Formation.process_type == kind)
     )

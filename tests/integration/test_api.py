@@ -301,8 +301,10 @@ def test_scaling_touches_only_the_difference(api: Lab) -> None:
     [
         ({"wrker": 1}, 404, "web, worker"),
         ({"release": 1}, 400, "task"),
-        ({"web": "x"}, 400, "web=3"),
-        ({"web": -1}, 400, "0 to 100"),
+        ({"web": "x"}, 400, "'-1' for one fewer"),
+        ({"web": "=-1"}, 400, "'-1' for one fewer"),
+        ({"web": -1}, 400, "use 0 to 100 for exactly so many, or the text '-1' for 1 fewer"),
+        ({"web": "-2"}, 400, "use 0 to 100"),
         ({"web": 101}, 400, "0 to 100"),
         ({"web": True}, 400, "expected"),
         ({"a/b": 1}, 400, "process type"),
