@@ -59,7 +59,7 @@ class Commands(click.Group):
 
             close = get_close_matches(args[0], [*self.commands, *ALIASES], n=3)
             meant = f" Did you mean {' or '.join(close)}?" if close else ""
-            raise click.UsageError(f"There is no command {args[0]!r}.{meant}")
+            raise click.UsageError(f"There is no command {args[0]!r}.{meant}", ctx)
         return super().resolve_command(ctx, args)
 
 
@@ -93,11 +93,14 @@ def cli(
 @click.pass_context
 def show_help(ctx: click.Context, command: str | None) -> None:
     """Show help on a command, or all commands."""
-    assert ctx.parent is not None
-    found = cli.get_command(ctx.parent, command) if command else cli
-    if found is None:
-        raise click.UsageError(f"There is no command {command!r}.")
-    with click.Context(found, info_name=command, parent=ctx.parent if command else None) as inner:
+    root = ctx.parent
+    assert root is not None
+    if command is None:
+        click.echo(root.get_help())
+        return
+    name, found, _ = cli.resolve_command(root, [command])
+    assert found is not None
+    with click.Context(found, info_name=name, parent=root) as inner:
         click.echo(found.get_help(inner))
 
 

@@ -124,6 +124,14 @@ def test_mistakes_are_one_line(api: Lab, args: list[str], code: int, said: str) 
     assert text.count("\n") == 1
 
 
+def test_help_names_the_program(api: Lab) -> None:
+    """Usage lines say how a command is called, whichever way one asks for them."""
+    assert api.cli("help").stdout == api.cli("--help").stdout == api.cli().stdout
+    assert api.cli("help").stdout.startswith("Usage: shipway [OPTIONS] [COMMAND]")
+    for ask in (["help", "ps"], ["ps", "--help"], ["ps", "-h"]):
+        assert api.cli(*ask).stdout.startswith("Usage: shipway ps [OPTIONS] [APP]\n")
+
+
 def test_nobody_answers(api: Lab) -> None:
     """A platform that is down is a clear line and exit code 69."""
     environ = {"SHIPWAY_URL": "http://127.0.0.1:9", "SHIPWAY_TOKEN": "x"}

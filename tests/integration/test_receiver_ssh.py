@@ -455,6 +455,22 @@ def test_only_pushes_and_fetches_are_served(here: Place, command: str) -> None:
     assert done.stderr.startswith(" !     "), done.stderr
 
 
+@pytest.mark.parametrize(
+    ("command", "usage"),
+    [
+        ("help", "shipway [OPTIONS] [COMMAND] [ARGS]..."),
+        ("--help", "shipway [OPTIONS] [COMMAND] [ARGS]..."),
+        ("help ps", "shipway ps [OPTIONS] [APP]"),
+        ("ps --help", "shipway ps [OPTIONS] [APP]"),
+    ],
+)
+def test_help_names_the_program(here: Place, command: str, usage: str) -> None:
+    """Help over SSH has the same usage lines as on one's own machine."""
+    done = here.ssh("--", command)  # or the client takes --help for itself
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == f"Usage: {usage}"
+
+
 @pytest.mark.parametrize("args", [[], ["-s", "sftp"]])
 def test_there_is_no_shell(here: Place, args: list[str]) -> None:
     """Neither a shell nor a subsystem; a login without a command says what can be done."""
