@@ -1,6 +1,7 @@
 """Users, keys and tokens: users, users:create, keys, keys:add, keys:remove, tokens, tokens:create, tokens:revoke."""
 
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -128,18 +129,24 @@ def tokens(*, as_json: bool) -> None:
         print_json(found)
         return
     rows = [
-        {**row, "made": ago(row["created_at"]), "until": _day(row["expires_at"])} for row in found
+        {**row, "made": ago(row["created_at"]), "expires": _expires(row["expires_at"])}
+        for row in found
     ]
-    table(rows, {"id": "ID", "name": "NAME", "made": "CREATED", "until": "UNTIL"}, "")
+    columns = {"id": "ID", "name": "NAME", "made": "CREATED", "expires": "EXPIRES"}
+    table(rows, columns, "You have no tokens yet: shipway tokens:create NAME")
 
 
-def _day(at: float | None) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d") if at else "revoked"
+def _expires(at: float | None) -> str:
+    """The day on which a token ends, or ended."""
+    if at is None:
+        return "never"
+    day = datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d")
+    return f"expired {day}" if at <= time.time() else day
 
 
 @click.command("tokens:create", epilog="Example: shipway tokens:create laptop --days 90")
 @click.argument("name")
-@click.option("--days", type=float, help="For how long it is valid; without, until revoked.")
+@click.option("--days", type=float, help="When it expires; without, never: until it is revoked.")
 @json_option
 def create_token(name: str, *, days: float | None, as_json: bool) -> None:
     """Make a token for the API and git over HTTP; it is shown this once."""

@@ -15,6 +15,7 @@ import pytest
 
 from apilab import Lab, lab
 from shipway.platform import applog
+from shipway.platform.models import Token
 from support import clean_environ
 
 FIELD = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00"
@@ -459,6 +460,15 @@ def test_keys_and_tokens(api: Lab) -> None:
     made = api.cli("tokens:create", "ci", "--days", "1")
     assert re.fullmatch(r"shw_[\w-]{43}\n", made.stdout)
     row = next(r for r in json.loads(api.cli("tokens", "--json").stdout) if r["name"] == "ci")
+    day = time.strftime("%Y-%m-%d", time.gmtime(row["expires_at"]))
+    api.cli("tokens:create", "laptop")
+    shown = api.cli("tokens").stdout
+    assert re.match(r"ID +NAME +CREATED +EXPIRES\n", shown)
+    assert re.search(rf"^{row['id']} +ci .* {day}$", shown, re.MULTILINE)
+    assert re.search(r"^\d+ +laptop .* never$", shown, re.MULTILINE)
+    with api.store.transaction() as db:
+        db.get_one(Token, row["id"]).expires_at = 86400.0
+    assert re.search(r"ci .* expired 1970-01-02$", api.cli("tokens").stdout, re.MULTILINE)
     assert api.cli("tokens:revoke", str(row["id"])).stdout == "Revoking the token ci... done\n"
 
 
