@@ -36,7 +36,7 @@ limit_option = click.option(
 def builds(
     args: tuple[str, ...], *, app: str | None, remote: str | None, num: int, as_json: bool
 ) -> None:
-    """List an app's builds, and where their time went."""
+    """List an app's builds: what became of each, why one failed, and where the time went."""
     name = only_app(args, app, remote)
     found = client().get(path(name, "builds"), limit=num)
     if as_json:
@@ -49,13 +49,14 @@ def builds(
             "release": f"v{row['version']}" if row["version"] else "",
             "when": ago(row["created_at"]),
             "took": _took(row),
+            "reason": (row["reason"] or "") if row["outcome"].endswith("failed") else "",
             "phases": " ".join(f"{k} {v:.1f}s" for k, v in (row["phases"] or {}).items()),
         }
         for row in found
     ]
     columns = {
         "id": "ID",
-        "state": "STATE",
+        "outcome": "STATE",
         "release": "RELEASE",
         "commit": "COMMIT",
         "branch": "BRANCH",
@@ -64,6 +65,7 @@ def builds(
         "took": "TOOK",
         "phases": "PHASES",
     }
+    columns |= {"reason": "REASON"} if any(row["reason"] for row in rows) else {}
     table(rows, columns, f"{name} has no builds yet: git push shipway main")
 
 

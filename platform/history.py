@@ -21,10 +21,9 @@ def builds(store: Store, user: User, name: str, limit: int = 15) -> list[View]:
     with store.reading() as db:
         app = auth.app_for(db, user, name)
         rows = select(Build).where(Build.app_id == app.id).order_by(Build.id.desc())
-        versions = _versions(db, app)
-        return [
-            shapes.build(row, versions.get(row.id)) for row in db.scalars(rows.limit(_rows(limit)))
-        ]
+        found = list(db.scalars(rows.limit(_rows(limit))))
+        made = releases.made_by(db, found)
+        return [shapes.build(row, made.get(row.id)) for row in found]
 
 
 def build(store: Store, user: User, name: str, number: int | None = None) -> View:
@@ -32,7 +31,7 @@ def build(store: Store, user: User, name: str, number: int | None = None) -> Vie
     with store.reading() as db:
         app = auth.app_for(db, user, name)
         row = find_build(db, app, number)
-        return shapes.build(row, _versions(db, app).get(row.id))
+        return shapes.build(row, releases.made_by(db, [row]).get(row.id))
 
 
 def rebuild(store: Store, user: User, name: str) -> View:
@@ -88,13 +87,6 @@ def find_build(db: Session, app: App, number: int | None) -> Build:
         what = "no builds yet" if number is None else f"no build {number}"
         raise NotFound(f"{app.name} has {what}: see `shipway builds -a {app.name}`.")
     return row
-
-
-def _versions(db: Session, app: App) -> dict[int, int]:
-    query = select(Release.build_id, Release.version).where(
-        Release.app_id == app.id, Release.build_id.is_not(None)
-    )
-    return {number: version for number, version in db.execute(query) if number is not None}
 
 
 # -- releases -----------------------------------------------------------------------------------

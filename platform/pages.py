@@ -7,15 +7,16 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.orm import Session, joinedload
 
-from shipway.platform import auth, formation, shapes
+from shipway.platform import auth, formation, releases, shapes
 from shipway.platform.memory import MemoryHistory, total
 from shipway.platform.models import App, Build, Instance, Release, User
 from shipway.platform.settings import Settings
 from shipway.platform.shapes import View
-from shipway.platform.states import BuildState, Desired, InstanceState, ReleaseState
+from shipway.platform.states import BuildState, Desired, InstanceState, Outcome, ReleaseState
 
 BUILDING = (BuildState.QUEUED, BuildState.RUNNING)
 DEPLOYING = (ReleaseState.PENDING, ReleaseState.DEPLOYING)
+FAILED = (Outcome.BUILD_FAILED, Outcome.DEPLOY_FAILED)
 ALIVE = (InstanceState.STARTING, InstanceState.UP)
 
 
@@ -58,16 +59,15 @@ class Pages:
         ]
 
     def builds(self, app: App, limit: int) -> list[View]:
-        """The newest builds, as in `shapes`, with `active`, `ended`, `seconds` and `release_state`."""
+        """The newest builds, as in `shapes`, with `active`, `ended`, `failed` and `seconds`."""
         query = select(Build).where(Build.app_id == app.id).order_by(Build.id.desc()).limit(limit)
         found = list(self._db.scalars(query.options(joinedload(Build.user))))
-        made = select(Release).where(Release.build_id.in_([build.id for build in found]))
-        releases = {release.build_id: release for release in self._db.scalars(made)}
-        return [self._build(build, releases.get(build.id)) for build in found]
+        made = releases.made_by(self._db, found)
+        return [self._build(build, made.get(build.id)) for build in found]
 
     def build(self, build: Build) -> View:
         """One build, as in `builds`, with `shares`: `[{name, seconds, percent}]` of its phases."""
-        release = self._db.scalar(select(Release).where(Release.build_id == build.id))
+        release = releases.made_by(self._db, [build]).get(build.id)
         phases = build.phases or {}
         whole = sum(phases.values()) or 1.0
         shares = [
@@ -155,13 +155,13 @@ class Pages:
     def _build(self, build: Build, release: Release | None) -> View:
         active = build.state in BUILDING
         end = build.ended_at or (self._now if active else None)
-        deploying = release is not None and release.state in DEPLOYING
+        shown = shapes.build(build, release)
         return {
-            **shapes.build(build, release.version if release else None),
+            **shown,
             "active": active,
-            "ended": not active and not deploying,
+            "ended": not active and shown["outcome"] != Outcome.DEPLOYING,
+            "failed": shown["outcome"] in FAILED,
             "seconds": end - build.started_at if end and build.started_at else None,
-            "release_state": str(release.state) if release else None,
         }
 
     def _instances(self, condition: ColumnElement[bool]) -> list[Instance]:

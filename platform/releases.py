@@ -1,5 +1,7 @@
 """Releases: making the next one, and what each change of an app asks for."""
 
+from collections.abc import Iterable
+
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -48,6 +50,12 @@ def create(
 def current(db: Session, app: App) -> Release | None:
     """The release that serves."""
     return db.get(Release, app.release_id) if app.release_id else None
+
+
+def made_by(db: Session, builds: Iterable[Build]) -> dict[int, Release]:
+    """The releases that builds led to, by the build's id; a build that failed led to none."""
+    query = select(Release).where(Release.build_id.in_([build.id for build in builds]))
+    return {release.build_id: release for release in db.scalars(query) if release.build_id}
 
 
 def newest(db: Session, app: App) -> Release | None:

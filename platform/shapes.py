@@ -23,7 +23,7 @@ from shipway.platform.models import (
     User,
 )
 from shipway.platform.settings import Settings
-from shipway.platform.states import Desired, InstanceState
+from shipway.platform.states import Desired, InstanceState, outcome
 
 View = dict[str, Any]
 
@@ -89,16 +89,21 @@ def quantities(db: Session, row: App) -> dict[str, int]:
     return {kind: quantity for kind, quantity in sorted(db.execute(stored).all())}  # noqa: C416 -- rows are no pairs to dict()
 
 
-def build(row: Build, version: int | None = None) -> View:
-    """A build; `version` is that of the release it led to."""
+def build(row: Build, made: Release | None = None) -> View:
+    """A build and `made`, the release that it led to: its `version` and `release_state`.
+
+    `state` is the build's own; `outcome` is what became of the push (states.Outcome), and `reason` why it failed.
+    """
     return {
         "id": row.id,
         "commit": row.commit,
         "branch": row.branch.removeprefix("refs/heads/"),
         "state": row.state.value,
-        "reason": row.reason,
+        "outcome": outcome(row.state, made.state if made else None).value,
+        "reason": made.reason if made else row.reason,
         "user": row.user.name,
-        "version": version,
+        "version": made.version if made else None,
+        "release_state": made.state.value if made else None,
         "image": row.image,
         "phases": row.phases,
         "cancel_requested": row.cancel_requested,

@@ -27,6 +27,19 @@ class ReleaseState(StrEnum):
     RETIRED = "retired"  # was live; a newer release took over
 
 
+class Outcome(StrEnum):
+    """What became of a push: of its build, and of the release that the build made. Read from both, kept nowhere."""
+
+    QUEUED = "queued"
+    BUILDING = "building"
+    DEPLOYING = "deploying"
+    SUCCEEDED = "succeeded"  # it went live; whether it still serves, the release says
+    BUILD_FAILED = "build failed"
+    DEPLOY_FAILED = "deploy failed"
+    CANCELLED = "cancelled"
+    SUPERSEDED = "superseded"
+
+
 class InstanceState(StrEnum):
     """One running copy of a process type, as last seen by its host."""
 
@@ -113,6 +126,28 @@ BUILD_ENDED = frozenset(
         BuildState.SUPERSEDED,
     }
 )
+
+
+OF_BUILD: Mapping[BuildState, Outcome] = {
+    BuildState.QUEUED: Outcome.QUEUED,
+    BuildState.RUNNING: Outcome.BUILDING,
+    BuildState.SUCCEEDED: Outcome.SUCCEEDED,
+    BuildState.FAILED: Outcome.BUILD_FAILED,
+    BuildState.CANCELLED: Outcome.CANCELLED,
+    BuildState.SUPERSEDED: Outcome.SUPERSEDED,
+}
+OF_RELEASE: Mapping[ReleaseState, Outcome] = {
+    ReleaseState.PENDING: Outcome.DEPLOYING,
+    ReleaseState.DEPLOYING: Outcome.DEPLOYING,
+    ReleaseState.LIVE: Outcome.SUCCEEDED,
+    ReleaseState.RETIRED: Outcome.SUCCEEDED,
+    ReleaseState.FAILED: Outcome.DEPLOY_FAILED,
+}
+
+
+def outcome(build: BuildState, release: ReleaseState | None) -> Outcome:
+    """What became of a push, by the state of its build and of the release it led to, None for none."""
+    return OF_RELEASE[release] if release else OF_BUILD[build]
 
 
 def check_move(thing: str, origin: State, target: State) -> None:

@@ -330,7 +330,7 @@ def test_a_build_is_watched_to_its_end(board: Dashboard, page: Page) -> None:
     expect(page.locator("[data-lines] .fg-2")).to_have_text("done")
     end_build(board, number)
     expect(page.locator("[data-live-state]")).to_have_text("ended")
-    expect(page.locator(".badge").first).to_have_text("failed")
+    expect(page.locator(".badge").first).to_have_text("build failed")
 
 
 def test_destroying_asks_for_the_name(board: Dashboard, page: Page) -> None:

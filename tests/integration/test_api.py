@@ -513,6 +513,7 @@ def test_builds(api: Lab) -> None:
     api.deployed("built")
     first = api.ok("GET", "/apps/built/builds")[0]
     assert (first["state"], first["version"], first["branch"]) == ("succeeded", 1, "main")
+    assert (first["outcome"], first["release_state"]) == ("succeeded", "live")
     again = api.ok("POST", "/apps/built/builds", {})
     assert again["commit"] == first["commit"]
     events = list(client(api).stream(f"/apps/built/builds/{again['id']}/output", follow=1))

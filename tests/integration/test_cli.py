@@ -330,6 +330,22 @@ def test_restart_and_rebuild(api: Lab) -> None:
     assert api.cli("releases:output", "again", "v3").stdout == shown
 
 
+def test_a_build_whose_deploy_fails(api: Lab) -> None:
+    """`builds` says of a push that did not go live that it did not, which release failed and why."""
+    api.deployed("unlucky")
+    assert "REASON" not in api.cli("builds", "unlucky").stdout
+    api.crash = "web"
+    try:
+        code, _ = failed_after_progress(api, "builds:rebuild", "unlucky")
+    finally:
+        api.crash = ""
+    assert code == 1
+    heading, failed_one, first = api.cli("builds", "unlucky").stdout.splitlines()
+    assert re.fullmatch(r"ID +STATE +RELEASE +.*PHASES +REASON", heading)
+    assert re.match(r"\d+ +deploy failed +v2 .* web\.1: Process exited with status 3", failed_one)
+    assert re.match(r"\d+ +succeeded +v1 ", first)
+
+
 def test_builds_cancel(api: Lab) -> None:
     """A build that waits can be cancelled, and who follows it hears so."""
     api.deployed("halted")

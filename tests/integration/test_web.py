@@ -18,9 +18,9 @@ from werkzeug.test import TestResponse
 
 from dashboard import PASSWORD, Dashboard, dashboard
 from shipway.platform import applog, auth, browser, watch
-from shipway.platform.models import App, Build, Formation, SshKey, Token, WebSession
+from shipway.platform.models import App, Build, Formation, Release, SshKey, Token, WebSession
 from shipway.platform.settings import load
-from shipway.platform.states import BuildState, InstanceState
+from shipway.platform.states import BuildState, InstanceState, ReleaseState
 from shipway.platform.throttle import Throttle
 from shipway.platform.web import create_app
 from support import free_port
@@ -444,6 +444,34 @@ def test_builds_can_be_seen_and_cancelled(board: Dashboard, client: FlaskClient)
         assert build.cancel_requested or build.state == BuildState.CANCELLED
     assert "<rect" in client.get(f"/apps/built/builds/{number - 1}").text
     assert client.get(f"/apps/hello/builds/{number}").status_code == 404  # another app's
+
+
+def test_a_build_whose_deploy_failed_says_so(board: Dashboard, client: FlaskClient) -> None:
+    """In the list of builds and on its own page, with the release and the reason, in the colour of failures."""
+    app_id = board.app("unlucky")
+    board.release("unlucky")
+    number = board.build("unlucky", BuildState.SUCCEEDED)
+    with board.store.transaction() as db:
+        first = db.scalars(select(Release).where(Release.app_id == app_id)).one()
+        failed = Release(
+            app_id=app_id,
+            version=2,
+            build_id=number,
+            user_id=first.user_id,
+            description="Deploy c0ffee10",
+            image="sha256:0",
+            processes=first.processes,
+            state=ReleaseState.FAILED,
+            reason="web.1: Process exited with status 1.",
+            created_at=first.created_at,
+        )
+        db.add(failed)
+    for path in ("", "/activity", f"/builds/{number}"):
+        page = client.get(f"/apps/unlucky{path}").text
+        assert '<span class="badge deploy failed">deploy failed</span>' in page, path
+        assert "web.1: Process exited with status 1." in page
+    shown = client.get("/apps/unlucky/activity").text
+    assert '<span class="badge succeeded">succeeded</span>' in shown
 
 
 def test_states_say_what_matters(board: Dashboard, client: FlaskClient) -> None:
