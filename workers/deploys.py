@@ -23,6 +23,7 @@ from shipway.workers.context import Context, context
 from shipway.workers.errors import DeployFailed, Stopping
 from shipway.workers.lease import LeaseKeeper
 from shipway.workers.logtail import last_lines
+from shipway.workers.patience import Patience, waited_for, waiting_line
 
 log = logging.getLogger(__name__)
 
@@ -95,9 +96,11 @@ class Deploy:
     def _await_up(self) -> None:
         """Return once every instance is up. Raises DeployFailed for the first that is not going to be."""
         deadline = time.monotonic() + self._ctx.settings.boot_timeout + HOST_GRACE
+        patience = Patience()
         while True:
             with self._store.reading() as db:
                 instances = formation.running(db, self._release)
+                now = self._store.now(db)
             for instance in instances:
                 if instance.state == InstanceState.CRASHED:
                     raise self._crashed(instance)
@@ -106,7 +109,10 @@ class Deploy:
                 return
             if time.monotonic() > deadline:
                 raise self._overdue(late[0])
-            self._wait()
+            waited = waited_for(late, now)
+            if patience.is_over(waited):
+                self._tell(waiting_line(late, waited))
+            self._wait(min(LOOK, patience.due - waited))
 
     def _switch_routes(self) -> int:
         """Have the router serve this release; the generation of routes to wait for."""
@@ -200,11 +206,15 @@ class Deploy:
 
     # -- small ones ------------------------------------------------------------------------------
 
-    def _wait(self) -> None:
+    def _wait(self, seconds: float = LOOK) -> None:
         if self._ctx.stopping.is_set():
             raise Stopping
         self._keeper.tend()
-        self._listener.wait(LOOK)
+        self._listener.wait(seconds)
+
+    def _tell(self, line: str) -> None:
+        with self._store.transaction() as db:
+            say(db, self._ours(db).stream, line)
 
     def _ours(self, db: Session) -> Release:
         """The release's row in this transaction. Raises LeaseLost if it is another's by now."""

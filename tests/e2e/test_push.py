@@ -133,12 +133,13 @@ FAILURES = {
         {"requirements.txt": None, "Procfile": None, "app.py": None},
         "Looked in the top folder",
     ),
-    "silent": ({"Procfile": "web: echo only words; sleep 60\n"}, "R10"),
+    "silent": ({"Procfile": "web: echo only $((1+1)) words; sleep 60\n"}, "only 2 words"),
     "crash": (
         {"app.py": "print('last words', flush=True)\nraise SystemExit(3)\n"},
         "last words",
     ),
 }
+DEPLOY_FAILS = ("silent", "crash")  # after their builds have succeeded
 
 
 @pytest.mark.parametrize("kind", FAILURES)
@@ -161,6 +162,11 @@ def test_a_failed_push_changes_nothing(shipway: Platform, hello: Path, kind: str
         assert done.returncode != 0
         assert "pre-receive hook declined" in done.stdout
         assert reason in done.stdout, done.stdout
+        outcome = shipway.json("builds", "hello")[0]["outcome"]
+        assert outcome == ("deploy failed" if kind in DEPLOY_FAILS else "build failed")
+        if kind == "silent":  # it says what it waits for long before it gives up
+            waits = r"Waiting for web\.1 to answer on port 5000\.\.\. \d+ s.*R10"
+            assert re.search(waits, done.stdout, re.DOTALL)
         assert "Traceback" not in done.stdout or kind == "crash"
         assert load.failed == {}
         assert shipway.get("hello")[2] == release

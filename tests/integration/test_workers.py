@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -345,6 +346,9 @@ def test_wrong_port_is_r10(platform: Platform, app: str) -> None:
     assert release.reason
     assert "Error R10 (Boot timeout)" in release.reason
     assert "port 8000 instead of $PORT (5000)" in release.reason
+    assert release.build_id
+    waits = r"^       Waiting for web\.1 to answer on port 5000\.\.\. [5-9] s$"
+    assert re.search(waits, platform.said(release.build_id), re.MULTILINE)
 
 
 def test_failed_build_makes_no_release(platform: Platform, app: str) -> None:
