@@ -133,7 +133,7 @@ class Cgroups:
         while members := self.members(container_id):
             for pid in sorted(members, key=lambda pid: pid != init):
                 _kill(pid)
-            self._thaw(container_id)
+            self.thaw(container_id)
             if time.monotonic() > deadline:
                 raise RuntimeFailure(
                     f"processes {sorted(members)} of container {container_id} do not die;"
@@ -141,6 +141,15 @@ class Cgroups:
                 )
             time.sleep(delay)
             delay = min(delay * 2, 0.1)
+
+    def is_frozen(self, container_id: str) -> bool:
+        """Whether the container's processes are paused, or about to be."""
+        for folder in self._folders(container_id, "freezer"):
+            return _read(folder / "freezer.state").strip() in ("FROZEN", "FREEZING")
+        for folder in self._folders(container_id):
+            if _read(folder / "cgroup.freeze").strip() == "1":
+                return True
+        return False
 
     def remove(self, container_id: str) -> None:
         """Delete the container's groups, which must hold no process."""
@@ -207,7 +216,8 @@ class Cgroups:
                     (folder / part / name).write_text(_read(folder / name))
             folder /= part
 
-    def _thaw(self, container_id: str) -> None:
+    def thaw(self, container_id: str) -> None:
+        """Let the container's processes go on, if they are frozen."""
         for folder in self._folders(container_id):
             for name, word in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
                 if (folder / name).exists():

@@ -16,7 +16,8 @@ class EngineConfig:
     """One engine. `root` is durable; `run` is short and may be lost at a reboot.
 
     Engines of one machine differ in all of root, run, bridge, subnet, table and cgroup. `allow`
-    lists networks (CIDR) that containers may reach although they are private.
+    lists networks (CIDR) that containers may reach although they are private. `ids` is the first
+    host user id of the ranges that the engine allots to containers that bring none of their own.
     """
 
     root: Path
@@ -26,6 +27,7 @@ class EngineConfig:
     table: str = "shipway"
     cgroup: str = "shipway"
     runtime: str = "auto"
+    ids: int = 0x6000_0000
     allow: tuple[str, ...] = ()
 
     @classmethod

@@ -29,6 +29,10 @@ class Monitor:
     init_pid_file: Path
     log: str
     runtime_log: Path
+    terminal: bool = False
+    stdin: bool = False
+    leave_stdin_open: bool = False
+    exit_command: tuple[str, ...] = ()
 
 
 def find_conmon() -> Path:
@@ -64,6 +68,11 @@ def conmon_argv(conmon: Path, runtime: OciRuntime, monitor: Monitor) -> list[str
         "--full-attach",
         # A power cut may cost the last lines; a disk flush at each exit would cost every stop.
         "--no-sync-log",
+        *(["--terminal"] if monitor.terminal else []),
+        *(["--stdin"] if monitor.stdin else []),
+        *(["--leave-stdin-open"] if monitor.leave_stdin_open else []),
+        *(f"--exit-command={word}" for word in monitor.exit_command[:1]),
+        *(f"--exit-command-arg={word}" for word in monitor.exit_command[1:]),
     ]
 
 

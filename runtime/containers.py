@@ -7,14 +7,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 from shipway.runtime.cgroups import Cgroups
 from shipway.runtime.errors import NoSuchContainer
 from shipway.runtime.files import atomic_write
 from shipway.runtime.ociruntime import OciRuntime
+from shipway.runtime.states import State
 
-State = Literal["created", "running", "stopped", "lost"]
 SIGKILL_CODE = 128 + 9
 
 
@@ -53,7 +52,10 @@ class Container:
 
 @dataclass(frozen=True)
 class Record:
-    """What is written of a container when it is made, and never changed."""
+    """What is written of a container when it is made; only `ip` changes, at each start.
+
+    `digest` is the image's: `image` may come to name another.
+    """
 
     id: str
     image: str
@@ -61,6 +63,7 @@ class Record:
     labels: Mapping[str, str]
     created_at: float
     log_path: str | None
+    digest: str = ""
 
 
 class Files:
@@ -70,6 +73,7 @@ class Files:
         self.id = container_id
         self.folder = root / "containers" / container_id
         self.record = self.folder / "container.json"
+        self.spec = self.folder / "spec.json"
         self.layer = self.folder / "layer"
         self.upper = self.layer / "upper"
         self.work = self.layer / "work"
@@ -79,6 +83,8 @@ class Files:
         self.monitor_pid = self.folder / "monitor.pid"
         self.init_pid = self.folder / "init.pid"
         self.started = self.folder / "started"
+        self.noted = self.folder / "noted"
+        self.caller = self.folder / "caller"
         self.bundle = run / container_id
         self.config = self.bundle / "config.json"
         self.runtime_log = self.bundle / "runtime.log"
@@ -91,9 +97,19 @@ class Files:
         self.upper.chmod(0o755)
         self.bundle.mkdir(mode=0o700)
 
-    def write_record(self, record: Record) -> None:
+    def reset(self) -> None:
+        """Forget the last run: all but the record, the specification, the layer and the log."""
+        # The exit goes last: until then the container is one that ended.
+        for path in (self.started, self.monitor_pid, self.init_pid, self.oom, self.noted):
+            path.unlink(missing_ok=True)
+        for path in self.persist.iterdir() if self.persist.is_dir() else ():
+            path.unlink(missing_ok=True)
+        self.persist.mkdir(mode=0o700, exist_ok=True)
+        self.bundle.mkdir(mode=0o700)
+
+    def write_record(self, record: Record, durable: bool = False) -> None:
         """Put down what the container is."""
-        atomic_write(self.record, json.dumps(asdict(record)).encode(), durable=False)
+        atomic_write(self.record, json.dumps(asdict(record)).encode(), durable=durable)
 
     def read_record(self) -> Record:
         """What was put down, or as much as the folder itself tells after a crash on the way."""
@@ -148,7 +164,9 @@ class Observer:
             return "lost" if files.monitor_pid.exists() else "created"
         if not pid and not files.init_pid.exists():
             return "created"
-        return "created" if self.runtime.awaits_start(files.id) else "running"
+        if self.runtime.awaits_start(files.id):
+            return "created"
+        return "paused" if self.cgroups.is_frozen(files.id) else "running"
 
     def init_pid(self, files: Files) -> int:
         """The pid of the container's first process, 0 if it is not alive."""

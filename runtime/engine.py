@@ -1,6 +1,7 @@
 """The container engine: a library, no daemon. Threads and processes may share one engine root."""
 
 import builtins
+import dataclasses
 import json
 import os
 import platform
@@ -8,12 +9,14 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-from shipway.runtime import host, oci, removal
+from shipway.runtime import host, lifecycle, oci, removal
+from shipway.runtime.attach import Attachment
 from shipway.runtime.cgroups import Cgroups, Stats
 from shipway.runtime.config import EngineConfig
 from shipway.runtime.conmon import find_conmon
@@ -36,13 +39,14 @@ from shipway.runtime.errors import (
 )
 from shipway.runtime.files import atomic_write, locked
 from shipway.runtime.foreground import Output, Patience, pump, run_streamed
+from shipway.runtime.idranges import IdRanges
 from shipway.runtime.images.layers import LayerStore
 from shipway.runtime.images.store import ImageStore
 from shipway.runtime.launch import Root, Tools, launch
 from shipway.runtime.network.addresses import AddressPool
 from shipway.runtime.network.bridge import Network
 from shipway.runtime.ociruntime import find_runtime
-from shipway.runtime.spec import ContainerSpec, check_env, check_id
+from shipway.runtime.spec import ALLOT, ContainerSpec, check_env, check_id
 
 PROGRAM_TIMEOUT = 10.0
 SETUP_REMEDY = "the engine must be root on a host of its own, not in a container"
@@ -102,7 +106,38 @@ class Engine:
         """
         with self._lock(spec.id):
             self._launch(spec, None)
+        lifecycle.tell(self._files(spec.id), "start")
         return self.get(spec.id)
+
+    def create(self, spec: ContainerSpec) -> Container:
+        """Make a container that is kept, with its specification, until it is removed.
+
+        On any error nothing of it is left. Raises NameInUse, NoSuchImage, InvalidSpec, NoFreeIds.
+        """
+        files = self._files(spec.id)
+        root = self._root(spec.image)
+        with self._lock(spec.id):
+            self._sweep(files)
+            lifecycle.create(self._tools, self._observer, files, spec, root)
+        return self.get(spec.id)
+
+    def start(self, container_id: str, ready: Callable[[], None] | None = None) -> Container:
+        """Start a container that was created, or start it again with what it had written.
+
+        `ready` is called once its streams can be attached to, before its program runs. On any
+        error it is as it was created. Raises IllegalMove, NotKept, StartFailed, NoSuchContainer.
+        """
+        files = self._files(container_id)
+        with self._lock(container_id):
+            lifecycle.start(self._tools, self._observer, files, self._root, ready)
+        return self.get(container_id)
+
+    def restart(self, container_id: str, grace: float | None = None) -> Container:
+        """Stop a container if it runs, and start it. Raises as `stop` and `start`."""
+        lifecycle.saved_spec(self._files(container_id))
+        if self.get(container_id).state != "created":
+            self.stop(container_id, grace)
+        return self.start(container_id)
 
     def execute(
         self,
@@ -138,8 +173,7 @@ class Engine:
         """Run one more program in a running container, as its user, with its environment and `env`."""
         check_env(env or {})
         files = self._files(container_id)
-        if self.get(container_id).state != "running":
-            raise NoSuchContainer(container_id)
+        lifecycle.check(self._observer, files, "exec")
         self._observer.await_program(files, PROGRAM_TIMEOUT)
         document = files.bundle / f"exec-{secrets.token_hex(4)}.json"
         pid_file = document.with_suffix(".pid")
@@ -171,6 +205,26 @@ class Engine:
         """One container as it is now. Raises NoSuchContainer."""
         return self._observer.container(self._files(container_id))
 
+    def files(self, container_id: str) -> Files:
+        """The paths of a container, there or not."""
+        return self._files(container_id)
+
+    def log_path(self, container_id: str) -> Path:
+        """Where a container's log may lie so that it is removed with the container."""
+        return self._files(container_id).folder / "output.log"
+
+    def spec(self, container_id: str) -> ContainerSpec:
+        """What a kept container was created with. Raises NotKept, NoSuchContainer."""
+        return lifecycle.saved_spec(self._files(container_id))
+
+    def command(self, container_id: str) -> tuple[str, ...]:
+        """The command line of a container; empty if nothing tells it."""
+        return lifecycle.command(self._files(container_id))
+
+    def attach(self, container_id: str) -> Attachment:
+        """The streams of a container that runs, or is about to. The caller closes them."""
+        return Attachment(self._files(container_id).bundle)
+
     def pidfds(self, container_id: str) -> builtins.list[int]:
         """New pidfds of the container's init and its monitor, as far as they live.
 
@@ -193,7 +247,7 @@ class Engine:
         """
         files = self._files(container_id)
         container = self._observer.container(files)
-        if container.state in ("running", "created"):
+        if container.state in ("running", "paused", "created"):
             fd = open_pidfd(self._observer.monitor_pid(files))
             if fd is not None:
                 try:
@@ -201,7 +255,7 @@ class Engine:
                         return None
                 finally:
                     os.close(fd)
-        found = self._observer.exit(files)
+        found = lifecycle.note_exit(self._observer, files)
         if found is None:
             raise ContainerLost(container_id)
         return found
@@ -209,18 +263,52 @@ class Engine:
     # -- ending ---------------------------------------------------------------------------------
 
     def kill(self, container_id: str, number: int) -> None:
-        """Send a signal to the container's init; nothing happens if that is dead."""
-        files = self._files(container_id)
-        files.read_record()
-        self._kill_process(container_id, read_pid(files.init_pid), number)
+        """Send a signal to the container's init. Raises IllegalMove, NoSuchContainer.
 
-    def stop(self, container_id: str, grace: float = 30.0) -> Exit:
-        """End a container: SIGTERM to init, `grace` seconds, SIGKILL to all. Idempotent."""
+        A paused container gets it when it goes on, but SIGKILL ends it at once.
+        """
         files = self._files(container_id)
-        if self._observer.container(files).state == "running":
-            self.kill(container_id, signal.SIGTERM)
-            found = self._wait_unless_lost(container_id, grace)
+        state = lifecycle.check(self._observer, files, "kill")
+        self._kill_process(container_id, read_pid(files.init_pid), number)
+        lifecycle.tell(files, "kill", signal=str(number))
+        if state == "paused" and number == signal.SIGKILL:
+            self._tools.cgroups.thaw(container_id)
+
+    def send(self, container_id: str, number: int) -> None:
+        """Send a signal to the container's init if it is there: for signals handed on."""
+        self._kill_process(container_id, read_pid(self._files(container_id).init_pid), number)
+
+    def pause(self, container_id: str) -> None:
+        """Freeze every process of a running container. Raises IllegalMove, NoSuchContainer."""
+        with self._lock(container_id):
+            lifecycle.pause(self._tools, self._observer, self._files(container_id))
+
+    def unpause(self, container_id: str) -> None:
+        """Let a paused container go on. Raises IllegalMove, NoSuchContainer."""
+        with self._lock(container_id):
+            lifecycle.unpause(self._tools, self._observer, self._files(container_id))
+
+    def stop(self, container_id: str, grace: float | None = None) -> Exit:
+        """End a container: its stop signal to init, `grace` seconds, SIGKILL to all. Idempotent.
+
+        Without `grace` it is the specification's, or 30 seconds. A paused container goes on first.
+        """
+        files = self._files(container_id)
+        found = self._stop(files, grace)
+        lifecycle.note_exit(self._observer, files)
+        return found
+
+    def _stop(self, files: Files, grace: float | None) -> Exit:
+        container_id = files.id
+        state = self._observer.container(files).state
+        if state in ("running", "paused"):
+            number, own_grace = lifecycle.stop_signal(files)
+            self._kill_process(container_id, read_pid(files.init_pid), number)
+            if state == "paused":
+                self._tools.cgroups.thaw(container_id)
+            found = self._wait_unless_lost(container_id, own_grace if grace is None else grace)
             if found is not None:
+                lifecycle.tell(files, "stop")
                 return found
         if self._observer.exit(files) is None:
             # Init goes first: had it seen its children die, it might still end as if all were well.
@@ -232,12 +320,34 @@ class Engine:
         found = self._observer.exit(files)
         if found is None:
             raise NoSuchContainer(container_id)
+        if state in ("running", "paused"):
+            lifecycle.tell(files, "stop")
         return found
 
-    def remove(self, container_id: str) -> None:
-        """Kill the container if it lives and delete all of it but its log. Idempotent."""
+    def remove(self, container_id: str, force: bool = True) -> None:
+        """Kill the container if it lives and delete all of it but its log. Idempotent.
+
+        Without `force` a running one is refused: IllegalMove; an unknown one: NoSuchContainer.
+        """
         with self._lock(container_id, discard=True):
-            removal.remove(self._tools, self._files(container_id))
+            if not force:
+                lifecycle.check(self._observer, self._files(container_id), "remove")
+            self._remove(self._files(container_id))
+
+    def resolve(self, name: str) -> str:
+        """The id meant by a name or the beginning of an id. Raises NoSuchContainer, AmbiguousName."""
+        return lifecycle.resolve(self._ids(), name)
+
+    def settle(self, container_id: str) -> None:
+        """Do what is due once a container has ended: note it, and remove it if that is asked.
+
+        Whoever waits for a container does it, so it is here for what nobody waited for.
+        """
+        files = self._files(container_id)
+        lifecycle.note_exit(self._observer, files)
+        if files.caller.exists():
+            with self._lock(container_id):
+                self._sweep(files)
 
     def _kill_process(self, container_id: str, pid: int, number: int = signal.SIGKILL) -> None:
         """Signal a process if it is of that container: the pid may be another's by now."""
@@ -260,6 +370,7 @@ class Engine:
         pool = AddressPool(config.root / "addresses", config.subnet)
         runtime = find_runtime(config.runtime, config.run / ".oci")
         return Tools(
+            ids=IdRanges(config.root / "ids", config.ids),
             runtime=runtime,
             conmon=find_conmon(),
             cgroups=Cgroups(config.cgroup),
@@ -282,19 +393,40 @@ class Engine:
         with locked(self.config.root / "locks" / check_id(container_id), discard):
             yield
 
+    def _root(self, image_name: str) -> Root:
+        image = self.images.get(image_name)
+        layers = [self.layers.path(layer.diff_id) for layer in reversed(image.layers)]
+        return Root(layers, image.config.env, image.digest)
+
+    def _remove(self, files: Files) -> None:
+        lifecycle.note_exit(self._observer, files)
+        lifecycle.tell(files, "destroy")
+        removal.remove(self._tools, files)
+
+    def _sweep(self, files: Files) -> None:
+        """Remove a container that was to be removed at its end, if whoever should did not."""
+        try:
+            container = self._observer.container(files)
+        except NoSuchContainer:
+            return
+        if lifecycle.must_be_swept(container, files):
+            self._remove(files)
+
     def _launch(self, spec: ContainerSpec, output: int | None) -> None:
         files = self._files(spec.id)
-        image = self.images.get(spec.image)
-        layers = [self.layers.path(layer.diff_id) for layer in reversed(image.layers)]
+        root = self._root(spec.image)
         self._clear_leftovers(files)
+        if spec.ids == ALLOT:
+            spec = dataclasses.replace(spec, ids=self._tools.ids.lease(spec.id))
         try:
-            launch(self._tools, files, spec, Root(layers, image.config.env), output)
+            launch(self._tools, files, spec, root, output)
         except BaseException:
             removal.remove(self._tools, files)
             raise
 
     def _clear_leftovers(self, files: Files) -> None:
-        if files.folder.exists() and self._observer.container(files).state == "running":
+        alive = ("running", "paused")
+        if files.folder.exists() and self._observer.container(files).state in alive:
             raise ContainerExists(files.id)
         if files.folder.exists() or files.bundle.exists():
             removal.remove(self._tools, files)

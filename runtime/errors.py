@@ -37,6 +37,44 @@ class ContainerExists(RuntimeFailure):
         self.container_id = container_id
 
 
+class NameInUse(ContainerExists):
+    """A container of that name is there already, whatever its state."""
+
+    def __init__(self, container_id: str, state: str) -> None:
+        RuntimeFailure.__init__(
+            self,
+            f"the container name {container_id!r} is in use by a container that is {state};"
+            " remove that one (rm), or choose another name",
+        )
+        self.container_id = container_id
+
+
+class AmbiguousName(RuntimeFailure):
+    """The beginning of an id fits several containers."""
+
+
+class IllegalMove(RuntimeFailure):
+    """A verb that may not be used in the state a container is in; nothing was changed.
+
+    It is in `from_state`; the verb would have led to `to_state`.
+    """
+
+    def __init__(
+        self, container_id: str, verb: str, from_state: str, to_state: str, advice: str
+    ) -> None:
+        super().__init__(
+            f"cannot {verb} container {container_id!r}, which is {from_state}: {advice}"
+        )
+        self.container_id = container_id
+        self.verb = verb
+        self.from_state = from_state
+        self.to_state = to_state
+
+
+class NotKept(RuntimeFailure):
+    """The container was made by `Engine.run`, which keeps no specification to start it again by."""
+
+
 class ContainerLost(RuntimeFailure):
     """The monitor of a container died, so its exit code can never be known."""
 
@@ -46,7 +84,15 @@ class ContainerLost(RuntimeFailure):
 
 
 class StartFailed(RuntimeFailure):
-    """The container could not be started; nothing of it is left."""
+    """The container could not be started; nothing of the attempt is left."""
+
+
+class ProgramNotFound(StartFailed):
+    """The container has no such program."""
+
+
+class ProgramNotExecutable(StartFailed):
+    """The container's program is there and cannot be run: it is a folder, or not executable."""
 
 
 class EngineBusy(RuntimeFailure):
@@ -63,6 +109,14 @@ class TimedOut(RuntimeFailure):
 
 class NoFreeAddress(RuntimeFailure):
     """Every address of the subnet is leased."""
+
+
+class NoFreeIds(RuntimeFailure):
+    """Every range of user ids that the engine may allot is in use."""
+
+
+class NoSuchUser(RuntimeFailure):
+    """A user or group that the image's passwd or group file does not know."""
 
 
 class KernelRefused(RuntimeFailure, OSError):

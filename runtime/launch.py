@@ -5,18 +5,25 @@ between any two steps leaves only what `removal.remove` clears.
 """
 
 import json
+import os
 import resource
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from shipway.runtime import conmon, mounts, oci
+from shipway.runtime import conmon, mounts, oci, reaper
 from shipway.runtime.cgroups import Cgroups
 from shipway.runtime.commands import run_command
 from shipway.runtime.containers import Files, Record
-from shipway.runtime.errors import InvalidSpec, StartFailed
+from shipway.runtime.errors import (
+    InvalidSpec,
+    ProgramNotExecutable,
+    ProgramNotFound,
+    StartFailed,
+)
+from shipway.runtime.idranges import IdRanges
 from shipway.runtime.network.addresses import AddressPool
 from shipway.runtime.network.bridge import Network
 from shipway.runtime.ociruntime import OciRuntime
@@ -35,29 +42,55 @@ class Tools:
     cgroups: Cgroups
     network: Network
     pool: AddressPool
+    ids: IdRanges
 
 
 @dataclass(frozen=True)
 class Root:
-    """An image's layer directories, topmost first, and its environment."""
+    """An image's layer directories, topmost first, its environment and its digest.
+
+    With `volatile` the writable layer above need not outlast a crash of the machine.
+    """
 
     layers: Sequence[Path]
     env: Mapping[str, str]
+    digest: str
+    volatile: bool = True
 
 
 def launch(tools: Tools, files: Files, spec: ContainerSpec, root: Root, output: int | None) -> None:
     """Create and start the container. With `output` its stdout and stderr go there, unlogged."""
     check_paths(files, spec)
     files.create()
-    address = tools.pool.lease(spec.id) if spec.network else None
+    bring_up(tools, files, spec, root, new_record(spec, root.digest), output)
+
+
+def new_record(spec: ContainerSpec, digest: str) -> Record:
+    """What is written of a container that is made now."""
     log_path = str(spec.log_path) if spec.log_path else None
+    return Record(spec.id, spec.image, "", dict(spec.labels), time.time(), log_path, digest)
+
+
+def bring_up(
+    tools: Tools,
+    files: Files,
+    spec: ContainerSpec,
+    root: Root,
+    record: Record,
+    output: int | None,
+    ready: Callable[[], None] | None = None,
+) -> None:
+    """Start the container whose folders are there. `ready` is called before its program runs."""
+    address = tools.pool.lease(spec.id) if spec.network else None
     ip = str(address) if address else ""
-    files.write_record(Record(spec.id, spec.image, ip, dict(spec.labels), time.time(), log_path))
+    files.write_record(replace(record, ip=ip))
     write_etc(files.upper, spec, ip, tools.network.resolver().resolv_conf())
     write_config(tools, files, spec, root.env)
-    pid = create(tools, files, spec, root.layers, output)
+    pid = create(tools, files, spec, root, output)
     if address is not None:
         tools.network.attach(address, pid)
+    if ready is not None:
+        ready()
     start(tools, files)
 
 
@@ -70,25 +103,48 @@ def check_paths(files: Files, spec: ContainerSpec) -> None:
     for mount in spec.mounts:
         if mount.kind == "bind" and not Path(mount.source).exists():
             raise InvalidSpec(f"mount source {mount.source} does not exist")
-    if spec.log_path is not None and not spec.log_path.parent.is_dir():
+    folder = spec.log_path.parent if spec.log_path else files.folder
+    if folder != files.folder and not folder.is_dir():
         raise InvalidSpec(f"the folder of log_path {spec.log_path} does not exist")
 
 
 def write_etc(upper: Path, spec: ContainerSpec, ip: str, resolv_conf: str) -> None:
-    """Write the files every container gets of its own into its writable layer: no mount needed."""
-    etc = upper / "etc"
-    etc.mkdir()
-    etc.chmod(0o755)
+    """Write the files every container gets of its own into its writable layer: no mount needed.
+
+    At a second start the layer is what the container made of it: no link in it is followed, and
+    where there is no folder /etc any more there are no such files.
+    """
+    try:
+        (upper / "etc").mkdir()
+        (upper / "etc").chmod(0o755)
+    except FileExistsError:
+        pass
     hostname = spec.hostname or oci.hostname_for(spec.id)
     own = f"{ip or '127.0.1.1'}\t{hostname}\n"
-    _write(etc / "hosts", f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n{own}")
-    _write(etc / "hostname", f"{hostname}\n")
-    _write(etc / "resolv.conf", resolv_conf if spec.network else "")
+    try:
+        etc = os.open(upper / "etc", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        _write(etc, "hosts", f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n{own}")
+        _write(etc, "hostname", f"{hostname}\n")
+        _write(etc, "resolv.conf", resolv_conf if spec.network else "")
+    finally:
+        os.close(etc)
 
 
-def _write(path: Path, text: str) -> None:
-    path.write_text(text)
-    path.chmod(0o644)
+def _write(folder: int, name: str, text: str) -> None:
+    """Replace a file of an open folder by a new one."""
+    try:
+        os.unlink(name, dir_fd=folder)
+    except FileNotFoundError:
+        pass
+    except IsADirectoryError:
+        return
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    with os.fdopen(os.open(name, flags, 0o644, dir_fd=folder), "w") as file:
+        os.fchmod(file.fileno(), 0o644)
+        file.write(text)
 
 
 def write_config(tools: Tools, files: Files, spec: ContainerSpec, env: Mapping[str, str]) -> None:
@@ -121,7 +177,7 @@ def create(
     tools: Tools,
     files: Files,
     spec: ContainerSpec,
-    layers: Sequence[Path],
+    root: Root,
     output: int | None,
 ) -> int:
     """Mount everything and have conmon create the container; returns init's pid."""
@@ -138,30 +194,45 @@ def create(
         init_pid_file=files.init_pid,
         log=log,
         runtime_log=files.runtime_log,
+        terminal=spec.terminal,
+        stdin=spec.stdin,
+        # A terminal's input must not end with the first who detaches from it.
+        leave_stdin_open=spec.terminal or not spec.stdin_once,
+        exit_command=reaper.exit_command(files) if spec.auto_remove else (),
     )
     argv = conmon.conmon_argv(tools.conmon, tools.runtime, monitor)
 
     def mount_and_create() -> int:
-        mount_all(files, spec, layers, namespace)
+        mount_all(files, spec, root, namespace)
         return conmon.create_container(argv, files.bundle, tools.cgroups.adopt_monitor, streams)
 
     try:
         return mounts.in_own_mount_namespace(mount_and_create)
     except StartFailed as error:
         reason = last_error(files.runtime_log) or str(error)
-        raise StartFailed(f"container {spec.id} could not be created: {reason}") from error
+        raise start_error(f"container {spec.id} could not be created: {reason}") from error
 
 
-def mount_all(
-    files: Files, spec: ContainerSpec, layers: Sequence[Path], namespace: UserNamespace
-) -> None:
+def start_error(message: str) -> StartFailed:
+    """What the OCI runtime says, as the error that it is."""
+    if any(words in message for words in ("executable file", "no such file or directory")) and (
+        "not found" in message or "exec" in message
+    ):
+        return ProgramNotFound(message)
+    refused = "ermission denied" in message or "not permitted" in message
+    if refused and "exec" in message:
+        return ProgramNotExecutable(message)
+    return StartFailed(message)
+
+
+def mount_all(files: Files, spec: ContainerSpec, root: Root, namespace: UserNamespace) -> None:
     """Mount the root file system, then the container's overlays and binds at their places."""
     mounts.mount_private_tmpfs()
     scratch = mounts.MOUNT_POINT / "layers"
     scratch.mkdir()
     mounts.ROOTFS.mkdir()
     mounts.mount_overlay(
-        mounts.ROOTFS, layers, files.upper, files.work, scratch, namespace, volatile=True
+        mounts.ROOTFS, root.layers, files.upper, files.work, scratch, namespace, root.volatile
     )
     for number, overlay in enumerate(spec.overlays):
         scratch = mounts.MOUNT_POINT / f"layers{number}"
@@ -184,7 +255,7 @@ def start(tools: Tools, files: Files) -> None:
     result = run_command(tools.runtime.start(files.id))
     # A program that ends at once can make the runtime's start fail although all went well.
     if result.returncode != 0 and not files.exit.exists():
-        raise StartFailed(f"container {files.id} could not be started: {result.stderr.strip()}")
+        raise start_error(f"container {files.id} could not be started: {result.stderr.strip()}")
     files.note_started()
 
 

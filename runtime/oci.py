@@ -81,7 +81,7 @@ def config(
 
 def hostname_for(container_id: str) -> str:
     """A host name for a container that asks for none."""
-    return container_id.replace(".", "-").strip("-")
+    return container_id.replace(".", "-").replace("_", "-").strip("-").lower()
 
 
 def process(
@@ -94,8 +94,8 @@ def process(
         # Without these, a program run by an unprivileged user loses what was granted.
         held += ["inheritable", "ambient"]
     return {
-        "terminal": False,
-        "user": {"uid": spec.uid, "gid": spec.gid},
+        "terminal": spec.terminal,
+        "user": {"uid": spec.uid, "gid": spec.gid, **_groups(spec)},
         "args": list(args),
         "env": environment(env),
         "cwd": spec.cwd,
@@ -106,6 +106,10 @@ def process(
         ],
         "noNewPrivileges": True,
     }
+
+
+def _groups(spec: ContainerSpec) -> dict[str, Any]:
+    return {"additionalGids": list(spec.groups)} if spec.groups else {}
 
 
 def environment(env: Mapping[str, str]) -> list[str]:

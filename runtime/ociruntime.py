@@ -30,6 +30,14 @@ class OciRuntime:
         """The command that lets a created container go on."""
         return [str(self.path), *self.arguments(), "start", container_id]
 
+    def pause(self, container_id: str) -> list[str]:
+        """The command that freezes a container's processes."""
+        return [str(self.path), *self.arguments(), "pause", container_id]
+
+    def resume(self, container_id: str) -> list[str]:
+        """The command that lets a paused container go on."""
+        return [str(self.path), *self.arguments(), "resume", container_id]
+
     def delete(self, container_id: str) -> list[str]:
         """The command that deletes a container, killing it if need be."""
         return [str(self.path), *self.arguments(), "delete", "--force", container_id]

@@ -15,6 +15,15 @@ MONITOR_TIMEOUT = 10.0
 
 def remove(tools: Tools, files: Files) -> None:
     """Kill what runs and delete what is left, except the log. Idempotent."""
+    clear_run(tools, files)
+    delete_tree(files.folder)
+    # Last: while the address is leased nobody else can meet what is left of its port.
+    tools.pool.release(files.id)
+    tools.ids.release(files.id)
+
+
+def clear_run(tools: Tools, files: Files) -> None:
+    """Kill what runs and delete what belongs to a run; folder and leases stay. Idempotent."""
     kill_processes(tools, files)
     for address, owner in tools.pool.leases().items():
         if owner == files.id:
@@ -23,16 +32,15 @@ def remove(tools: Tools, files: Files) -> None:
         run_command(tools.runtime.delete(files.id))
         shutil.rmtree(tools.runtime.state_folder(files.id), ignore_errors=True)
     tools.cgroups.remove(files.id)
-    for folder in (files.bundle, files.folder):
-        delete_tree(folder)
-    # Last: while the address is leased nobody else can meet what is left of its port.
-    tools.pool.release(files.id)
+    delete_tree(files.bundle)
 
 
 def kill_processes(tools: Tools, files: Files) -> None:
     """End the container's processes and its monitor, and see that they are gone."""
     # A monitor notes the exit and ends by itself, unless it was still at creating.
     patience = MONITOR_TIMEOUT if files.init_pid.exists() else 0.0
+    if files.caller.exists() and files.exit.exists():
+        patience = 0.0  # its last deed may be this very removal, for whose end it waits
     while True:
         tools.cgroups.kill_all(files.id, read_pid(files.init_pid))
         monitors = find_monitors(files.bundle)

@@ -1,6 +1,7 @@
 """What a caller asks for: a container's specification, checked before anything is touched."""
 
 import re
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -8,7 +9,7 @@ from typing import Literal
 
 from shipway.runtime.errors import InvalidSpec
 
-ID_PATTERN = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}")
+ID_PATTERN = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}")
 USER_PATTERN = re.compile(r"(\d{1,7}):(\d{1,7})")
 HOSTNAME_PATTERN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9-]{1,63})*")
 ENV_NAME_PATTERN = re.compile(r"[^=\0]+")
@@ -42,7 +43,7 @@ def check_id(container_id: str) -> str:
     """Return the id, or raise InvalidSpec: ids become file, cgroup and lock names."""
     _require(
         ID_PATTERN.fullmatch(container_id) is not None,
-        f"container id {container_id!r} must be 1 to 63 of a-z, 0-9, '.' and '-',"
+        f"container id {container_id!r} must be 1 to 63 of a-z, A-Z, 0-9, '_', '.' and '-',"
         " beginning with a letter or digit",
     )
     return container_id
@@ -66,6 +67,10 @@ class IdRange:
     def __post_init__(self) -> None:
         _require(self.base >= 1 and self.size >= 1, "an id range starts at 1 or later, not empty")
         _require(self.base + self.size <= 2**32 - 1, "an id range must end below 2**32 - 1")
+
+
+# Stands for a range of the container's own, which the engine allots and frees.
+ALLOT = IdRange(0x8000_0000)
 
 
 @dataclass(frozen=True)
@@ -133,19 +138,25 @@ class Limits:
 
 @dataclass(frozen=True)
 class ContainerSpec:
-    """All that makes a container. `user` is numeric, "uid:gid", as seen inside.
+    """All that makes a container. `user` is numeric, "uid:gid", as seen inside; so are `groups`.
 
     `image` is a reference or manifest digest of the local image store. Standard output and error
     go to `log_path` in the k8s-file format; without one they are dropped.
+
+    With `terminal` the program's streams are a terminal; with `stdin` it can be written to by who
+    attaches, and with `stdin_once` its input ends when the first of these goes. `auto_remove`
+    has the container removed when it ends. `stop` sends `stop_signal` and waits `stop_timeout`
+    seconds.
     """
 
     id: str
     image: str
     args: tuple[str, ...]
     env: Mapping[str, str]
-    ids: IdRange
+    ids: IdRange = ALLOT
     cwd: str = "/"
     user: str = "1000:1000"
+    groups: tuple[int, ...] = ()
     hostname: str | None = None
     limits: Limits = field(default_factory=Limits)
     mounts: tuple[Mount, ...] = ()
@@ -155,6 +166,12 @@ class ContainerSpec:
     readonly_root: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
     log_path: Path | None = None
+    terminal: bool = False
+    stdin: bool = False
+    stdin_once: bool = False
+    auto_remove: bool = False
+    stop_signal: int = signal.SIGTERM
+    stop_timeout: float = 10.0
 
     def __post_init__(self) -> None:
         check_id(self.id)
@@ -176,12 +193,14 @@ class ContainerSpec:
         _require(not unknown, f"capabilities {sorted(unknown)} are never granted")
         if self.log_path is not None:
             _require(self.log_path.is_absolute(), "log_path must be absolute")
+        _require(1 <= self.stop_signal <= 64, "stop_signal must be within 1 and 64")
+        _require(self.stop_timeout >= 0, "stop_timeout must not be negative")
 
     def _check_user(self) -> None:
         match = USER_PATTERN.fullmatch(self.user)
         _require(match is not None, f"user {self.user!r} must be numeric, like 1000:1000")
         _require(
-            max(self.uid, self.gid) < self.ids.size,
+            max(self.uid, self.gid, *self.groups) < self.ids.size,
             f"user {self.user!r} lies outside the {self.ids.size} ids of the container",
         )
 

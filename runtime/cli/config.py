@@ -12,3 +12,8 @@ def engine_config(root: str | None) -> EngineConfig:
     """The engine that is meant: --root, else SHIPWAY_ENGINE, else the one of Shipway's data folder."""
     data = os.environ.get("SHIPWAY_DATA") or DEFAULT_DATA
     return EngineConfig.of(Path(root or os.environ.get("SHIPWAY_ENGINE") or f"{data}/runtime"))
+
+
+def caller_variable(name: str) -> str | None:
+    """The value of `-e NAME` without one: it is the caller's own."""
+    return os.environ.get(name)

@@ -11,10 +11,12 @@ from typing import Any, NoReturn
 import click
 
 from shipway.runtime.cli.common import Session
-from shipway.runtime.errors import RuntimeFailure
+from shipway.runtime.errors import ProgramNotExecutable, ProgramNotFound, RuntimeFailure
 
 # Docker's: the engine failed before the container's program ran; any other verb failed.
 ENGINE_FAILED = 125
+NOT_EXECUTABLE = 126
+NOT_FOUND = 127
 FAILED = 1
 EX_USAGE = 2
 INTERRUPTED = 130
@@ -23,7 +25,15 @@ BROKEN_PIPE = 141
 VERBS = {
     "info": "host",
     "version": "host",
+    "run": "running",
+    "create": "running",
+    "start": "running",
+    "rm": "running",
+    "ps": "listing",
+    "reap": "reaping",
 }
+# What the monitor runs at the end of a container; see reaper.py.
+HIDDEN = {"reap"}
 STARTING = {"run", "create", "exec"}
 
 
@@ -32,7 +42,7 @@ class Verbs(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All names."""
-        return sorted(VERBS)
+        return sorted(VERBS.keys() - HIDDEN)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         """The verb of that name."""
@@ -68,13 +78,21 @@ def run(argv: list[str], prog: str = "shipway runtime") -> int:
     except click.ClickException as error:
         return _fail(error.format_message(), failed)
     except RuntimeFailure as error:
-        return _fail(str(error), failed)
+        return _fail(str(error), _failure_code(error, failed))
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still to be flushed has no reader
         return BROKEN_PIPE
     return code if isinstance(code, int) else 0
+
+
+def _failure_code(error: RuntimeFailure, failed: int) -> int:
+    if failed != ENGINE_FAILED:
+        return failed
+    if isinstance(error, ProgramNotFound):
+        return NOT_FOUND
+    return NOT_EXECUTABLE if isinstance(error, ProgramNotExecutable) else failed
 
 
 def _usage_code(failed: int) -> int:

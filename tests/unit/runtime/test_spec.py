@@ -15,9 +15,9 @@ def spec(**changes: Any) -> ContainerSpec:
     return ContainerSpec(**{**values, **changes})
 
 
-@pytest.mark.parametrize("name", ["a", "web.1", "app-web.1.417", "0", "a" * 63])
+@pytest.mark.parametrize("name", ["a", "web.1", "app-web.1.417", "0", "My_db", "a" * 63])
 def test_sound_ids_are_taken(name: str) -> None:
-    """Ids of small letters, digits, dots and dashes are fine."""
+    """Ids of letters, digits, dots, dashes and underscores are fine."""
     assert check_id(name) == name
 
 
@@ -29,7 +29,7 @@ def test_sound_ids_are_taken(name: str) -> None:
         "..",
         ".oci",
         "-x",
-        "A",
+        "_a",
         "a/b",
         "../a",
         "a\n",
