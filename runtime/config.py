@@ -18,6 +18,8 @@ class EngineConfig:
     Engines of one machine differ in all of root, run, bridge, subnet, table and cgroup. `allow`
     lists networks (CIDR) that containers may reach although they are private. `ids` is the first
     host user id of the ranges that the engine allots to containers that bring none of their own.
+    `subnet6` is a /64, "auto" (made of `subnet`) or "none". `publish` is the host's address at which
+    ports of containers are published if no other is named.
     """
 
     root: Path
@@ -29,6 +31,8 @@ class EngineConfig:
     runtime: str = "auto"
     ids: int = 0x6000_0000
     allow: tuple[str, ...] = ()
+    subnet6: str = "auto"
+    publish: str = "127.0.0.1"
 
     @classmethod
     def of(cls, root: Path) -> "EngineConfig":

@@ -367,7 +367,7 @@ class Engine:
     @cached_property
     def _tools(self) -> Tools:
         config = self.config
-        pool = AddressPool(config.root / "addresses", config.subnet)
+        pool = AddressPool(config.root / "addresses", config.subnet, config.subnet6)
         runtime = find_runtime(config.runtime, config.run / ".oci")
         return Tools(
             ids=IdRanges(config.root / "ids", config.ids),

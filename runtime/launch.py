@@ -153,6 +153,7 @@ def write_config(tools: Tools, files: Files, spec: ContainerSpec, env: Mapping[s
         rootfs=mounts.ROOTFS,
         cgroup=tools.cgroups.container_path(spec.id),
         nofile=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
+        ipv6=tools.network.ipv6_inside(spec.network),
     )
     document = oci.config(spec, host, places(spec), env)
     files.config.write_text(json.dumps(document))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from shipway.runtime import seccomp
 from shipway.runtime.spec import ContainerSpec, Limits, Mount
@@ -42,6 +42,16 @@ READONLY_PATHS = (
 DEVICES = ((1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 2))
 
 
+Ipv6 = Literal["absent", "off", "on"]
+
+# Kernel settings of a container's network, by whether the kernel has IPv6 and the container may.
+IPV6_SETTINGS: dict[Ipv6, dict[str, str]] = {
+    "absent": {},
+    "off": {"net.ipv6.conf.all.disable_ipv6": "1", "net.ipv6.conf.default.disable_ipv6": "1"},
+    "on": {"net.ipv6.conf.all.disable_ipv6": "0", "net.ipv6.conf.default.accept_ra": "0"},
+}
+
+
 @dataclass(frozen=True)
 class Place:
     """Something the engine has mounted at `source`, to be bound at `target` in the container."""
@@ -59,6 +69,7 @@ class Host:
     cgroup: str
     nofile: int
     cgroup_mount: bool = True
+    ipv6: Ipv6 = "off"
 
 
 def config(
@@ -167,11 +178,7 @@ def _linux(spec: ContainerSpec, host: Host) -> dict[str, Any]:
         "gidMappings": mapping,
         "cgroupsPath": host.cgroup,
         "resources": resources(spec.limits),
-        "sysctl": {
-            "net.ipv4.ip_unprivileged_port_start": "0",
-            "net.ipv6.conf.all.disable_ipv6": "1",
-            "net.ipv6.conf.default.disable_ipv6": "1",
-        },
+        "sysctl": {"net.ipv4.ip_unprivileged_port_start": "0", **IPV6_SETTINGS[host.ipv6]},
         "seccomp": seccomp.profile(),
         "maskedPaths": list(MASKED_PATHS),
         "readonlyPaths": list(READONLY_PATHS),

@@ -4,7 +4,7 @@ A link is made in one step with its content, so a crash can leave no half-writte
 """
 
 import os
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 
 from shipway.runtime.errors import HostUnfit, NoFreeAddress
@@ -12,12 +12,20 @@ from shipway.runtime.files import locked
 
 # A Linux bridge has 1023 ports, so no more addresses can be in use at a time.
 MOST_ADDRESSES = 1021
+# Settings of an engine's IPv6 subnet that are no subnet.
+AUTOMATIC, NONE = "auto", "none"
+# The first half of an automatic subnet: ULA with a number of ours. The IPv4 subnet is the other.
+ULA = b"\xfd\x53\x57\x59"
 
 
 class AddressPool:
-    """The addresses of one subnet. The first is the gateway's, the host's own end."""
+    """The addresses of one subnet. The first is the gateway's, the host's own end.
 
-    def __init__(self, folder: Path, subnet: str) -> None:
+    Each IPv4 address has an IPv6 address beside it, of the same place in `network6`, if there is
+    one: leased and freed with it.
+    """
+
+    def __init__(self, folder: Path, subnet: str, subnet6: str = AUTOMATIC) -> None:
         self.folder = folder
         try:
             self.network = IPv4Network(subnet)
@@ -25,11 +33,16 @@ class AddressPool:
             raise HostUnfit(f"the subnet {subnet!r} is not valid", str(error)) from error
         if self.network.prefixlen > 29:
             raise HostUnfit(f"the subnet {subnet} is too small", "choose a /29 or a larger one")
+        self.network6 = ipv6_subnet(subnet6, self.network)
 
     @property
     def gateway(self) -> IPv4Interface:
         """The host's address on the bridge."""
         return IPv4Interface((self.network[1], self.network.prefixlen))
+
+    def beside(self, address: IPv4Address) -> IPv6Address | None:
+        """The IPv6 address that goes with an IPv4 address."""
+        return self.network6[self.index(address)] if self.network6 else None
 
     @property
     def addresses(self) -> list[IPv4Address]:
@@ -43,7 +56,10 @@ class AddressPool:
         return int(address) - int(self.network.network_address)
 
     def lease(self, owner: str) -> IPv4Address:
-        """A free address. The next after the last given, so that none is soon used again."""
+        """A free address. The next after the last given, so that none is soon used again.
+
+        Raises NoFreeAddress.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         with locked(self.folder / "lock"):
             taken = self.leases()
@@ -85,3 +101,18 @@ class AddressPool:
         temporary.unlink(missing_ok=True)
         os.symlink(str(offset), temporary)
         os.rename(temporary, self.folder / "next")
+
+
+def ipv6_subnet(setting: str, subnet: IPv4Network) -> IPv6Network | None:
+    """The /64 that a setting names, or makes of the IPv4 subnet if it is AUTOMATIC. HostUnfit."""
+    if setting == NONE:
+        return None
+    if setting == AUTOMATIC:
+        return IPv6Network((ULA + subnet.network_address.packed + bytes(8), 64))
+    try:
+        found = IPv6Network(setting)
+    except ValueError as error:
+        raise HostUnfit(f"the IPv6 subnet {setting!r} is not valid", str(error)) from error
+    if found.prefixlen > 112:
+        raise HostUnfit(f"the IPv6 subnet {setting} is too small", "choose a /64")
+    return found

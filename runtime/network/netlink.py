@@ -8,22 +8,25 @@ import socket
 import struct
 import threading
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
 from shipway.runtime import syscalls
 from shipway.runtime.errors import KernelRefused
 
 _NLMSG_ERROR = 2
 _REQUEST, _ACK = 0x1, 0x4
-_CREATE, _EXCL = 0x400, 0x200
-_NEWLINK, _DELLINK, _GETLINK, _SETLINK, _NEWADDR, _NEWROUTE = 16, 17, 18, 19, 20, 24
+_CREATE, _EXCL, _REPLACE = 0x400, 0x200, 0x100
+_NEWLINK, _DELLINK, _GETLINK, _SETLINK, _NEWADDR, _NEWROUTE, _NEWNEIGH = 16, 17, 18, 19, 20, 24, 28
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_PROTINFO = 1, 3, 4, 10, 12
 _IFLA_LINKINFO, _IFLA_AF_SPEC, _IFLA_NET_NS_FD = 18, 26, 28
 _INFO_KIND, _INFO_DATA, _VETH_PEER = 1, 2, 1
 _INET6_ADDR_GEN_MODE, _ADDR_GEN_NONE = 8, 1
 _BRPORT_ISOLATED = 33
-_IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST = 1, 2, 4
-_RTA_GATEWAY = 5
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_FLAGS = 1, 2, 4, 8
+_IFA_F_NODAD = 2
+_RTA_OIF, _RTA_GATEWAY = 4, 5
+_RTNH_F_ONLINK = 4
+_NDA_DST, _NDA_LLADDR, _NUD_PERMANENT = 1, 2, 0x80
 _NESTED = 0x8000
 _IFF_UP = 1
 _AF_BRIDGE = 7
@@ -119,21 +122,54 @@ def index_of(sock: socket.socket, name: str) -> int:
     return index
 
 
-def add_address(sock: socket.socket, index: int, address: IPv4Interface) -> None:
-    """Give an interface an address, with the broadcast address of its network."""
-    body = struct.pack("=BBBBi", socket.AF_INET, address.network.prefixlen, 0, 0, index)
+def set_master(sock: socket.socket, name: str, bridge: str) -> None:
+    """Make an interface a port of the bridge."""
+    master = _attribute(_IFLA_MASTER, struct.pack("=I", socket.if_nametoindex(bridge)))
+    _request(sock, _NEWLINK, 0, _link() + _string(_IFLA_IFNAME, name) + master, f"port {name}")
+
+
+def add_address(sock: socket.socket, index: int, address: IPv4Interface | IPv6Interface) -> None:
+    """Give an interface an address, usable at once; an IPv4 network's with its broadcast address."""
+    family, prefix = _family(address.ip), address.network.prefixlen
+    body = struct.pack(
+        "=BBBBi", family, prefix, _IFA_F_NODAD if family == socket.AF_INET6 else 0, 0, index
+    )
     body += _attribute(_IFA_LOCAL, address.ip.packed) + _attribute(_IFA_ADDRESS, address.ip.packed)
-    body += _attribute(_IFA_BROADCAST, address.network.broadcast_address.packed)
+    if family == socket.AF_INET and prefix < 31:
+        body += _attribute(_IFA_BROADCAST, address.network.broadcast_address.packed)
     _request(sock, _NEWADDR, _CREATE | _EXCL, body, f"address {address}")
 
 
-def add_default_route(sock: socket.socket, gateway: IPv4Address) -> None:
-    """Send what is for nowhere else to the gateway."""
+def add_default_route(sock: socket.socket, gateway: IPv4Address | IPv6Address, index: int) -> None:
+    """Send everything to the gateway, which is beyond that interface whatever the addresses say."""
     head = struct.pack(
-        "=BBBBBBBBI", socket.AF_INET, 0, 0, 0, _TABLE_MAIN, _PROTO_STATIC, 0, _TYPE_UNICAST, 0
+        "=BBBBBBBBI",
+        _family(gateway),
+        0,
+        0,
+        0,
+        _TABLE_MAIN,
+        _PROTO_STATIC,
+        0,
+        _TYPE_UNICAST,
+        _RTNH_F_ONLINK,
     )
     body = head + _attribute(_RTA_GATEWAY, gateway.packed)
+    body += _attribute(_RTA_OIF, struct.pack("=i", index))
     _request(sock, _NEWROUTE, _CREATE | _EXCL, body, f"default route via {gateway}")
+
+
+def add_neighbour(
+    sock: socket.socket, index: int, address: IPv4Address | IPv6Address, mac: bytes
+) -> None:
+    """Tell an interface for good which MAC an address has, so that it never asks."""
+    body = struct.pack("=BxHiHBB", _family(address), 0, index, _NUD_PERMANENT, 0, 0)
+    body += _attribute(_NDA_DST, address.packed) + _attribute(_NDA_LLADDR, mac)
+    _request(sock, _NEWNEIGH, _CREATE | _REPLACE, body, f"neighbour {address}")
+
+
+def _family(address: IPv4Address | IPv6Address) -> int:
+    return socket.AF_INET if address.version == 4 else socket.AF_INET6
 
 
 def delete_link(sock: socket.socket, name: str) -> None:

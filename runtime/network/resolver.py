@@ -1,7 +1,7 @@
 """Which name servers a container asks: the host's own, as its resolv.conf says."""
 
 from dataclasses import dataclass
-from ipaddress import IPv4Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
 RESOLV_CONF = Path("/etc/resolv.conf")
@@ -13,7 +13,7 @@ RESOLVED_CONF = Path("/run/systemd/resolve/resolv.conf")
 class Resolver:
     """Name servers in order, and the other resolv.conf lines (search, options) worth keeping."""
 
-    nameservers: tuple[IPv4Address, ...]
+    nameservers: tuple[IPv4Address | IPv6Address, ...]
     extra: tuple[str, ...] = ()
 
     def resolv_conf(self) -> str:
@@ -22,8 +22,10 @@ class Resolver:
         return "\n".join([*servers, *self.extra]) + "\n"
 
 
-def read_resolver(files: tuple[Path, ...] = (RESOLV_CONF, RESOLVED_CONF)) -> Resolver:
-    """The first file's view that names a server which a container can reach.
+def read_resolver(
+    files: tuple[Path, ...] = (RESOLV_CONF, RESOLVED_CONF), ipv6: bool = False
+) -> Resolver:
+    """The first file's view that names a server which a container can reach, by IPv6 too if so told.
 
     A loopback server cannot be reached from a container. Where there is no other, the resolver
     is empty: names then do not resolve inside, and `Engine.info()` shows it.
@@ -31,7 +33,7 @@ def read_resolver(files: tuple[Path, ...] = (RESOLV_CONF, RESOLVED_CONF)) -> Res
     found = Resolver(())
     for file in files:
         try:
-            found = parse_resolv_conf(file.read_text(errors="replace"))
+            found = parse_resolv_conf(file.read_text(errors="replace"), ipv6)
         except OSError:
             continue
         if found.nameservers:
@@ -39,9 +41,12 @@ def read_resolver(files: tuple[Path, ...] = (RESOLV_CONF, RESOLVED_CONF)) -> Res
     return found
 
 
-def parse_resolv_conf(text: str) -> Resolver:
-    """Read resolv.conf, leaving out loopback and IPv6 servers."""
-    servers: list[IPv4Address] = []
+def parse_resolv_conf(text: str, ipv6: bool = False) -> Resolver:
+    """Read resolv.conf, leaving out servers that only the host itself can reach.
+
+    Those have a loopback or a link-local IPv6 address; without `ipv6`, IPv6 is left out whole.
+    """
+    servers: list[IPv4Address | IPv6Address] = []
     extra: list[str] = []
     for line in text.splitlines():
         words = line.split()
@@ -50,7 +55,9 @@ def parse_resolv_conf(text: str) -> Resolver:
                 address = ip_address(words[1])
             except ValueError:
                 continue
-            if isinstance(address, IPv4Address) and not address.is_loopback:
+            # A cloud's own server has a link-local IPv4 address, which routes like any other.
+            local = address.is_loopback or (address.version == 6 and address.is_link_local)
+            if not local and (ipv6 or address.version == 4):
                 servers.append(address)
         elif len(words) >= 2 and words[0] in ("search", "options"):
             extra.append(" ".join(words))
