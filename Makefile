@@ -31,7 +31,7 @@ lint: ## ruff, mypy and the rules of the house
 format: ## put all code into its form
 	@.venv/bin/ruff check -q --fix . && .venv/bin/ruff format -q .
 
-bench: ## measure beside the peers (ONLY=name,name for some rows); needs Debian's docker.io
+bench: ## measure beside the peers (ONLY=name,name for some rows); installs docker.io, nginx and wrk
 	@bin/bootstrap test
 	@.venv/bin/python -m benchmarks $(if $(ONLY),--only $(ONLY))
 

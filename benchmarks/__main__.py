@@ -54,13 +54,19 @@ def base_rootfs(root: Path) -> Path:
 
 def show(rows: list[Row]) -> None:
     """Print the table."""
-    print(f"\n{'row':22} {'ours':>10} {'peer':>10} {'ratio':>7} {'goal':>6}  peer is")
+    print(f"\n{'row':22} {'ours':>14} {'peer':>14} {'ratio':>7} {'goal':>7}  peer is")
     for row in rows:
-        mark = "" if row.ratio <= row.goal else "  (not reached)"
+        mark = "" if row.reached else "  (not reached)"
+        goal = f"{'≥' if row.more_is_better else '≤'} {row.goal:.2f}"
         print(
-            f"{row.name:22} {row.ours:8.3f} {row.unit:3}{row.peer:8.3f} {row.unit:3}"
-            f"{row.ratio:6.2f} {row.goal:6.2f}  {row.peer_name}{mark}"
+            f"{row.name:22} {_amount(row.ours, row.unit)} {_amount(row.peer, row.unit)}"
+            f" {row.ratio:7.2f} {goal:>7}  {row.peer_name}{mark}"
         )
+
+
+def _amount(value: float, unit: str) -> str:
+    digits = 3 if value < 1000 else 0
+    return f"{value:8.{digits}f} {unit:5}"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The peer: Debian's Docker engine, with a data folder of its own, started and ended here."""
 
 import contextlib
-import os
 import shutil
 import signal
 import socket
@@ -10,6 +9,8 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from benchmarks import debian
 
 ROOTFS = "bench-rootfs"
 BASE = "bench-base"
@@ -20,30 +21,6 @@ RUN apt-get update -q && apt-get install -y -q --no-install-recommends python3-v
 """
 # What the engine leaves behind of its network when it ends.
 BRIDGE = "docker0"
-
-
-def install() -> None:
-    """Install Debian's docker.io (never started by its package) unless a daemon is there."""
-    if shutil.which("dockerd"):
-        return
-    print("-----> Installing docker.io (the peer)", flush=True)
-    policy = Path("/usr/sbin/policy-rc.d")
-    ours = not policy.exists()
-    if ours:
-        policy.write_text("#!/bin/sh\nexit 101\n")
-        policy.chmod(0o755)
-    try:
-        env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        subprocess.run(["apt-get", "update", "-q"], check=True, stdout=subprocess.DEVNULL)
-        subprocess.run(
-            ["apt-get", "install", "-y", "-q", "--no-install-recommends", "docker.io", "iptables"],
-            check=True,
-            env=env,
-            stdout=subprocess.DEVNULL,
-        )
-    finally:
-        if ours:
-            policy.unlink()
 
 
 class Docker:
@@ -125,7 +102,7 @@ class Docker:
 @contextlib.contextmanager
 def engine() -> Iterator[Docker]:
     """A running engine in a scratch folder; gone at the end with all it made."""
-    install()
+    debian.install("dockerd", "docker.io", "iptables")
     folder = Path(tempfile.mkdtemp(prefix="sw-docker-", dir="/tmp"))
     docker = Docker(folder)
     try:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from benchmarks import ours
+from benchmarks import ours, router
 from benchmarks.docker import BASE, Docker
 from benchmarks.measure import RUNS, await_answer, descendants, pss, timed
 from tests.support import Platform
@@ -28,7 +28,10 @@ CMD exec /venv/bin/gunicorn --bind 0.0.0.0:$PORT --threads 4 app:app
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table; `ours` and `peer` are medians in `unit`, ratio and goal are ours / peer."""
+    """One line of the table; `ours` and `peer` are medians in `unit`, ratio and goal are ours / peer.
+
+    The goal is what the ratio may be at most or, where more is better, has to be at least.
+    """
 
     name: str
     unit: str
@@ -38,10 +41,16 @@ class Row:
     ratio: float
     goal: float
     runs: int
+    more_is_better: bool = False
+
+    @property
+    def reached(self) -> bool:
+        """Whether the goal is."""
+        return self.ratio >= self.goal if self.more_is_better else self.ratio <= self.goal
 
     def as_dict(self) -> dict[str, object]:
         """For results.json."""
-        return asdict(self)
+        return {**asdict(self), "reached": self.reached}
 
 
 @dataclass
@@ -53,11 +62,22 @@ class Bench:
     folder: Path
 
     def row(
-        self, name: str, unit: str, mine: list[float], peers: list[float], peer: str, goal: float
+        self,
+        name: str,
+        unit: str,
+        mine: list[float],
+        peers: list[float],
+        peer: str,
+        goal: float,
+        *,
+        more_is_better: bool = False,
     ) -> Row:
         """A row of the medians of both sides."""
         a, b = statistics.median(mine), statistics.median(peers)
-        return Row(name, unit, round(a, 4), round(b, 4), peer, round(a / b, 3), goal, len(mine))
+        ratio = round(a / b, 3)
+        return Row(
+            name, unit, round(a, 4), round(b, 4), peer, ratio, goal, len(mine), more_is_better
+        )
 
 
 def runs(body: Callable[[], float], progress: str, count: int = RUNS) -> list[float]:
@@ -143,6 +163,18 @@ def scale_20(bench: Bench) -> Row:
 
 def _apps(platform: Platform) -> list[object]:
     return [i for app in platform.json("apps") for i in platform.json("ps", app["name"])]
+
+
+def router_throughput(bench: Bench) -> Row:
+    """Requests through the router with 10,000 apps loaded, against the better of two plain proxies."""
+    folder = bench.folder / "router"
+    with router.sides(folder) as ports:
+        found = router.in_turn(folder, ports, RUNS)
+    mine = found.pop("shipway")
+    peer = max(found, key=lambda name: statistics.median(found[name]))
+    return bench.row(
+        "router-throughput", "req/s", mine, found[peer], f"plain {peer}", 0.95, more_is_better=True
+    )
 
 
 def platform_idle_memory(bench: Bench) -> Row:
@@ -258,6 +290,7 @@ ROWS: dict[str, Callable[[Bench], Row]] = {
     "push-first": push_first,
     "container-start": container_start,
     "scale-20": scale_20,
+    "router-throughput": router_throughput,
     "platform-idle-memory": platform_idle_memory,
     "instance-memory": instance_memory,
     "platform-start": platform_start,
