@@ -4,12 +4,12 @@ import statistics
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from benchmarks import ours, router
-from benchmarks.docker import BASE, Docker
+from benchmarks import engine, ours, router
+from benchmarks.bench import Bench, Row, runs
+from benchmarks.docker import BASE
 from benchmarks.measure import RUNS, await_answer, descendants, pss, timed
 from tests.support import Platform
 
@@ -24,71 +24,6 @@ ENV PORT=5000
 COPY . /app
 CMD exec /venv/bin/gunicorn --bind 0.0.0.0:$PORT --threads 4 app:app
 """
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table; `ours` and `peer` are medians in `unit`, ratio and goal are ours / peer.
-
-    The goal is what the ratio may be at most or, where more is better, has to be at least.
-    """
-
-    name: str
-    unit: str
-    ours: float
-    peer: float
-    peer_name: str
-    ratio: float
-    goal: float
-    runs: int
-    more_is_better: bool = False
-
-    @property
-    def reached(self) -> bool:
-        """Whether the goal is."""
-        return self.ratio >= self.goal if self.more_is_better else self.ratio <= self.goal
-
-    def as_dict(self) -> dict[str, object]:
-        """For results.json."""
-        return {**asdict(self), "reached": self.reached}
-
-
-@dataclass
-class Bench:
-    """What the rows share: a running platform, a running Docker engine, a folder to work in."""
-
-    platform: Platform
-    docker: Docker
-    folder: Path
-
-    def row(
-        self,
-        name: str,
-        unit: str,
-        mine: list[float],
-        peers: list[float],
-        peer: str,
-        goal: float,
-        *,
-        more_is_better: bool = False,
-    ) -> Row:
-        """A row of the medians of both sides."""
-        a, b = statistics.median(mine), statistics.median(peers)
-        ratio = round(a / b, 3)
-        return Row(
-            name, unit, round(a, 4), round(b, 4), peer, ratio, goal, len(mine), more_is_better
-        )
-
-
-def runs(body: Callable[[], float], progress: str, count: int = RUNS) -> list[float]:
-    """What `body` returns in `count` runs, with a dot for each."""
-    found = []
-    print(f"       {progress} ", end="", flush=True)
-    for _ in range(count):
-        found.append(body())
-        print(".", end="", flush=True)
-    print(f" {statistics.median(found):.3f}", flush=True)
-    return found
 
 
 def push_code_only(bench: Bench) -> Row:
@@ -294,4 +229,5 @@ ROWS: dict[str, Callable[[Bench], Row]] = {
     "platform-idle-memory": platform_idle_memory,
     "instance-memory": instance_memory,
     "platform-start": platform_start,
+    **engine.ROWS,
 }

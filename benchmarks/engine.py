@@ -1,0 +1,216 @@
+"""The engine's rows: containers of the library beside Docker Engine's and bare crun's, in one run."""
+
+import json
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from benchmarks import ours
+from benchmarks.bench import Bench, Row, runs
+from benchmarks.docker import BASE
+from benchmarks.measure import descendants, pss, timed
+
+from shipway.runtime.engine import Engine
+from shipway.runtime.spec import ContainerSpec, IdRange
+
+IMAGE = "stack/debian-13:run"
+MIB = 1 << 20
+SLEEP = ("/bin/sleep", "600")
+# A first process that ends at SIGTERM, so that stopping does not wait for the grace to be over.
+OBEDIENT = ("/bin/sh", "-c", "trap 'exit 0' TERM; sleep 600 & wait")
+IMPORT_LIMIT = 0.1
+STATS_LIMIT = 0.05
+
+
+@dataclass
+class Side:
+    """One engine under test: `start` some containers at once, and `clear` them."""
+
+    start: Callable[[int, Sequence[str]], list[str]]
+    clear: Callable[[Sequence[str]], None]
+
+
+def our_side(engine: Engine) -> Side:
+    """The library, one thread a container."""
+
+    def one(args: Sequence[str]) -> str:
+        name = f"e{uuid.uuid4().hex[:10]}"
+        engine.run(ContainerSpec(name, IMAGE, tuple(args), {}, IdRange(1 << 30)))
+        return name
+
+    def start(count: int, args: Sequence[str]) -> list[str]:
+        with ThreadPoolExecutor(20) as threads:
+            return list(threads.map(one, [args] * count))
+
+    def clear(names: Sequence[str]) -> None:
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(engine.remove, names))
+
+    return Side(start, clear)
+
+
+def docker_side(bench: Bench) -> Side:
+    """Docker's client, twenty at once."""
+
+    def one(args: Sequence[str]) -> str:
+        return bench.docker.run("run", "-d", BASE, *args)
+
+    def start(count: int, args: Sequence[str]) -> list[str]:
+        with ThreadPoolExecutor(20) as threads:
+            return list(threads.map(one, [args] * count))
+
+    def clear(names: Sequence[str]) -> None:
+        bench.docker.run("rm", "-f", *names)
+
+    return Side(start, clear)
+
+
+def start_bare(bench: Bench) -> Row:
+    """One container with network and monitor, against a bare `crun run` with neither."""
+    engine = ours.engine_of(bench.platform)
+    bundle = _bundle(bench, engine)
+    mine = runs(partial(ours.container_start, engine, IMAGE), "shipway", 20)
+
+    def crun() -> float:
+        argv = ["crun", "run", "--bundle", str(bundle), f"bare{uuid.uuid4().hex[:8]}"]
+        return timed(lambda: subprocess.run(argv, check=True, stdin=subprocess.DEVNULL))
+
+    return bench.row("container-start-bare", "s", mine, runs(crun, "crun run", 20), "crun run", 4.0)
+
+
+def _bundle(bench: Bench, engine: Engine) -> Path:
+    bundle = bench.folder / "bundle"
+    if not bundle.exists():
+        bundle.mkdir(parents=True)
+        subprocess.run(["crun", "spec"], cwd=bundle, check=True)
+        path = bundle / "config.json"
+        document = json.loads(path.read_text())
+        [bottom, *_] = engine.images.get(IMAGE).layers
+        document["root"] = {"path": str(engine.layers.path(bottom.diff_id)), "readonly": True}
+        document["process"] |= {"args": ["/bin/true"], "terminal": False}
+        path.write_text(json.dumps(document))
+    return bundle
+
+
+def start_20(bench: Bench) -> Row:
+    """Twenty containers at once, until all run."""
+    sides = our_side(ours.engine_of(bench.platform)), docker_side(bench)
+    mine, peers = (
+        runs(partial(_start_and_clear, side, 20), name)
+        for side, name in zip(sides, ("shipway", "docker run -d"), strict=True)
+    )
+    return bench.row("container-start-20", "s", mine, peers, "docker run -d × 20", 0.2)
+
+
+def _start_and_clear(side: Side, count: int) -> float:
+    names: list[str] = []
+    taken = timed(lambda: names.extend(side.start(count, SLEEP)))
+    side.clear(names)
+    return taken
+
+
+def stop_and_remove(bench: Bench) -> Row:
+    """Stop a container whose program obeys SIGTERM, and remove it."""
+    engine = ours.engine_of(bench.platform)
+    us, them = our_side(engine), docker_side(bench)
+
+    def mine() -> float:
+        [name] = us.start(1, OBEDIENT)
+        engine.execute_in(name, ("/bin/true",))  # the shell has set its trap by then
+        return timed(lambda: (engine.stop(name), engine.remove(name)))
+
+    def docker() -> float:
+        [name] = them.start(1, OBEDIENT)
+        bench.docker.run("exec", name, "/bin/true")
+        return timed(lambda: (bench.docker.run("stop", name), bench.docker.run("rm", name)))
+
+    peer = "docker stop + docker rm"
+    return bench.row("container-stop", "s", runs(mine, "shipway"), runs(docker, peer), peer, 1.0)
+
+
+def execute(bench: Bench) -> Row:
+    """One more program in a running container."""
+    engine = ours.engine_of(bench.platform)
+    us, them = our_side(engine), docker_side(bench)
+    [mine], [theirs] = us.start(1, SLEEP), them.start(1, SLEEP)
+    try:
+        taken = runs(lambda: timed(lambda: engine.execute_in(mine, ("/bin/true",))), "shipway", 20)
+        peers = runs(
+            lambda: timed(lambda: bench.docker.run("exec", theirs, "/bin/true")), "docker exec", 20
+        )
+    finally:
+        us.clear([mine])
+        them.clear([theirs])
+    return bench.row("container-exec", "s", taken, peers, "docker exec", 1.0)
+
+
+def idle_memory(bench: Bench) -> Row:
+    """The engine at rest, with no container: there is no process, against dockerd and containerd."""
+    engine = ours.engine_of(bench.platform)
+    root = str(engine.config.root).encode()
+    mine = runs(lambda: pss(_processes_of(root)) / MIB, "shipway")
+    peers = runs(lambda: pss(descendants(bench.docker.pid())) / MIB, "dockerd + containerd")
+    return bench.row("engine-idle-memory", "MiB", mine, peers, "dockerd + containerd", 0.0)
+
+
+def _processes_of(root: bytes) -> list[int]:
+    """Monitors and runtimes of an engine; the platform's own processes name another folder."""
+    found = []
+    for path in Path("/proc").iterdir():
+        try:
+            line = (path / "cmdline").read_bytes() if path.name.isdigit() else b""
+        except OSError:
+            continue
+        if root in line:
+            found.append(int(path.name))
+    return found
+
+
+def start_200(bench: Bench) -> Row:
+    """Two hundred containers at once on this machine, until all run."""
+    us, them = our_side(ours.engine_of(bench.platform)), docker_side(bench)
+    mine = runs(partial(_start_and_clear, us, 200), "shipway, 200")
+    peers = runs(partial(_start_and_clear, them, 200), "docker run -d, 200")
+    return bench.row("container-start-200", "s", mine, peers, "docker run -d × 200", 0.2)
+
+
+def stats_200(bench: Bench) -> Row:
+    """What 200 running containers use, read once by the library, against the limit set for it."""
+    engine = ours.engine_of(bench.platform)
+    us = our_side(engine)
+    names = us.start(200, SLEEP)
+    try:
+        mine = runs(lambda: timed(lambda: engine.stats(names)), "engine.stats of 200", 10)
+    finally:
+        us.clear(names)
+    return bench.row("stats-200", "s", mine, [STATS_LIMIT], "the limit", 1.0)
+
+
+def import_time(bench: Bench) -> Row:
+    """Importing the library into a warm interpreter, against the limit set for it."""
+    code = "import time; t = time.perf_counter(); import shipway.runtime.engine; print(time.perf_counter() - t)"
+
+    def once() -> float:
+        argv = [sys.executable, "-c", code]
+        return float(subprocess.run(argv, check=True, capture_output=True, text=True).stdout)
+
+    return bench.row(
+        "library-import", "s", runs(once, "import", 20), [IMPORT_LIMIT], "the limit", 1.0
+    )
+
+
+ROWS: dict[str, Callable[[Bench], Row]] = {
+    "container-start-bare": start_bare,
+    "container-start-20": start_20,
+    "container-stop": stop_and_remove,
+    "container-exec": execute,
+    "engine-idle-memory": idle_memory,
+    "container-start-200": start_200,
+    "stats-200": stats_200,
+    "library-import": import_time,
+}
