@@ -98,7 +98,7 @@ def _look(layer: Path, parts: Sequence[str]) -> bytes | None:
             return b"" if hidden else None
         if not stat.S_ISREG(kind):
             return b""
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         with os.fdopen(os.open(parts[-1], flags, dir_fd=folder), "rb") as file:
             return file.read(MOST_BYTES)
     finally:

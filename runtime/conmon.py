@@ -107,30 +107,33 @@ def create_container(argv: list[str], cwd: Path, adopt: Callable[[int], None], o
         sync_write = -1
         adopt(process.pid)
         os.write(start_write, b"\0")
-        answer = _read_line(sync_read, CREATE_TIMEOUT)
+        answer = read_line(sync_read, CREATE_TIMEOUT)
         process.wait(timeout=CREATE_TIMEOUT)  # it has forked the monitor proper, and ends
-        return _parse_answer(answer)
+        return parse_answer(answer)
     finally:
         for fd in (start_read, start_write, sync_read, sync_write):
             if fd >= 0:
                 os.close(fd)
 
 
-def _read_line(fd: int, timeout: float) -> bytes:
+def read_line(fd: int, timeout: float | None) -> bytes:
+    """A line from a pipe, empty at its end. Raises StartFailed after so many seconds."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     line = b""
     while not line.endswith(b"\n"):
-        if not poll.poll(timeout * 1000):
-            raise StartFailed(f"the OCI runtime did not answer within {timeout:.0f} seconds")
-        chunk = os.read(fd, 65536)
+        if not poll.poll(None if timeout is None else timeout * 1000):
+            raise StartFailed(f"the OCI runtime did not answer within {timeout} seconds")
+        # One at a time: the next line is another's to read.
+        chunk = os.read(fd, 1)
         if not chunk:
             break
         line += chunk
     return line
 
 
-def _parse_answer(line: bytes) -> int:
+def parse_answer(line: bytes) -> int:
+    """The pid in a monitor's answer. Raises StartFailed with what it says instead."""
     try:
         answer = json.loads(line)
         pid = int(answer.get("data", answer.get("pid", -1)))

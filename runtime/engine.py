@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shipway.runtime import host, lifecycle, oci, removal
 from shipway.runtime.attach import Attachment
@@ -43,11 +43,16 @@ from shipway.runtime.idranges import IdRanges
 from shipway.runtime.images.layers import LayerStore
 from shipway.runtime.images.store import ImageStore
 from shipway.runtime.launch import Root, Tools, launch
+from shipway.runtime.network import firewall
 from shipway.runtime.network.addresses import AddressPool
 from shipway.runtime.network.bridge import Network
 from shipway.runtime.ociruntime import find_runtime
 from shipway.runtime.spec import ALLOT, ContainerSpec, check_env, check_id
 
+if TYPE_CHECKING:
+    from shipway.runtime.execution import Execution, Program
+
+BOOT = Path("/proc/sys/kernel/random/boot_id")
 PROGRAM_TIMEOUT = 10.0
 SETUP_REMEDY = "the engine must be root on a host of its own, not in a container"
 
@@ -75,6 +80,14 @@ class Engine:
                 self.config.save()
             except OSError as error:
                 raise HostUnfit(f"the host refuses a setting ({error})", SETUP_REMEDY) from error
+
+    def ensure_ready(self) -> None:
+        """`setup`, unless all that it made in this boot is still there. HostUnfit."""
+        mark, wanted = self._tools.runtime.root.parent / "ready", self._fingerprint()
+        if _text(mark) == wanted and self._tools.network.is_up():
+            return
+        self.setup()
+        atomic_write(mark, wanted.encode(), durable=False)
 
     def info(self) -> dict[str, Any]:
         """Versions and features of the machine, for people."""
@@ -189,6 +202,21 @@ class Engine:
             pid_file.unlink(missing_ok=True)
         return Exit(code, False, time.time())
 
+    def begin(self, container_id: str, program: "Program") -> "Execution":
+        """Run one more program in a running container, with streams to attach to.
+
+        The caller closes what is returned. Raises IllegalMove, NoSuchUser, StartFailed.
+        """
+        # Imported late: the platform never needs it.
+        from shipway.runtime import execution
+
+        files = self._files(container_id)
+        lifecycle.check(self._observer, files, "exec")
+        self._observer.await_program(files, PROGRAM_TIMEOUT)
+        record = files.read_record()
+        layers = self._root(record.digest or record.image).layers if program.user else ()
+        return execution.begin(self._tools, files, program, layers)
+
     # -- looking --------------------------------------------------------------------------------
 
     def list(self) -> list[Container]:
@@ -217,13 +245,24 @@ class Engine:
         """What a kept container was created with. Raises NotKept, NoSuchContainer."""
         return lifecycle.saved_spec(self._files(container_id))
 
+    def digest(self, container_id: str) -> str:
+        """The digest of the image that a container was made of; empty if it was not noted."""
+        return self._files(container_id).read_record().digest
+
     def command(self, container_id: str) -> tuple[str, ...]:
         """The command line of a container; empty if nothing tells it."""
         return lifecycle.command(self._files(container_id))
 
     def attach(self, container_id: str) -> Attachment:
-        """The streams of a container that runs, or is about to. The caller closes them."""
-        return Attachment(self._files(container_id).bundle)
+        """The streams of a container that runs, or is about to. The caller closes them.
+
+        Raises IllegalMove, NoSuchContainer.
+        """
+        files = self._files(container_id)
+        if not self._tools.runtime.awaits_start(container_id):
+            lifecycle.check(self._observer, files, "attach")
+        lifecycle.tell(files, "attach")
+        return Attachment(files.bundle)
 
     def pidfds(self, container_id: str) -> builtins.list[int]:
         """New pidfds of the container's init and its monitor, as far as they live.
@@ -288,22 +327,25 @@ class Engine:
         with self._lock(container_id):
             lifecycle.unpause(self._tools, self._observer, self._files(container_id))
 
-    def stop(self, container_id: str, grace: float | None = None) -> Exit:
-        """End a container: its stop signal to init, `grace` seconds, SIGKILL to all. Idempotent.
+    def stop(
+        self, container_id: str, grace: float | None = None, number: int | None = None
+    ) -> Exit:
+        """End a container: signal `number` to init, `grace` seconds, SIGKILL to all. Idempotent.
 
-        Without `grace` it is the specification's, or 30 seconds. A paused container goes on first.
+        Without them the signal is the specification's, or SIGTERM, and so is the grace, or 30
+        seconds. A paused container goes on first.
         """
         files = self._files(container_id)
-        found = self._stop(files, grace)
+        found = self._stop(files, grace, number)
         lifecycle.note_exit(self._observer, files)
         return found
 
-    def _stop(self, files: Files, grace: float | None) -> Exit:
+    def _stop(self, files: Files, grace: float | None, number: int | None) -> Exit:
         container_id = files.id
         state = self._observer.container(files).state
         if state in ("running", "paused"):
-            number, own_grace = lifecycle.stop_signal(files)
-            self._kill_process(container_id, read_pid(files.init_pid), number)
+            own_number, own_grace = lifecycle.stop_signal(files)
+            self._kill_process(container_id, read_pid(files.init_pid), number or own_number)
             if state == "paused":
                 self._tools.cgroups.thaw(container_id)
             found = self._wait_unless_lost(container_id, own_grace if grace is None else grace)
@@ -361,6 +403,12 @@ class Engine:
             return
         finally:
             os.close(fd)
+
+    def _fingerprint(self) -> str:
+        """What `setup` depends on: this boot, the config, the name servers, our own rules."""
+        nameservers = self._tools.network.resolver().nameservers
+        rules = os.stat(firewall.__file__).st_mtime_ns
+        return f"{_text(BOOT)} {self.config} {nameservers} {rules}"
 
     # -- parts ----------------------------------------------------------------------------------
 
@@ -458,6 +506,13 @@ class Engine:
         own = dict(line.split("=", 1) for line in process["env"])
         document = process | {"args": list(args), "env": oci.environment({**own, **env})}
         return json.dumps(document).encode()
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ""
 
 
 def _drop(_chunk: bytes) -> None:

@@ -72,14 +72,20 @@ def note(
 
 def read(root: Path) -> list[Event]:
     """All events that are kept, oldest first."""
-    found: list[Event] = []
-    for name in ("log.1", "log"):
-        try:
-            data = (root / FOLDER / name).read_bytes()
-        except FileNotFoundError:
-            continue
-        found.extend(parse(data))
+    found = [*earlier(root), *_parsed(root / FOLDER / "log")]
     return sorted(found, key=lambda event: event.at)
+
+
+def earlier(root: Path) -> list[Event]:
+    """The events of the file before the one that is written to."""
+    return _parsed(root / FOLDER / "log.1")
+
+
+def _parsed(path: Path) -> list[Event]:
+    try:
+        return list(parse(path.read_bytes()))
+    except FileNotFoundError:
+        return []
 
 
 def parse(data: bytes) -> Iterator[Event]:

@@ -67,8 +67,8 @@ def start(
     """
     state = observer.container(files).state
     check_move(files.id, "start", state)
-    if state == "lost" and observer.init_pid(files):
-        check_move(files.id, "start", "running")
+    if state == "lost" and tools.cgroups.members(files.id):
+        check_move(files.id, "start", "running")  # only its monitor died
     spec = saved_spec(files)
     record = files.read_record()
     root = dataclasses.replace(find_root(record.digest or record.image), volatile=spec.auto_remove)

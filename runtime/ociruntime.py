@@ -19,8 +19,15 @@ class OciRuntime:
 
     name: str
     path: Path
-    version: str
     root: Path
+
+    @property
+    def version(self) -> str:
+        """Its version, by asking it."""
+        argv = [str(self.path), "--version"]
+        result = subprocess.run(argv, capture_output=True, text=True, timeout=10)
+        match = re.search(r"version (\S+)", result.stdout)
+        return match[1] if match else "unknown"
 
     def arguments(self) -> list[str]:
         """The options that stand before every command."""
@@ -72,6 +79,4 @@ def _installed(name: str, root: Path) -> OciRuntime:
     path = shutil.which(name)
     if path is None:
         raise HostUnfit(f"{name} is not installed", INSTALL_REMEDY)
-    result = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10)
-    match = re.search(r"version (\S+)", result.stdout)
-    return OciRuntime(name, Path(path), match[1] if match else "unknown", root / name)
+    return OciRuntime(name, Path(path), root / name)

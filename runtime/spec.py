@@ -4,6 +4,7 @@ import re
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from os.path import normpath
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -178,11 +179,7 @@ class ContainerSpec:
         _require(bool(self.args) and bool(self.args[0]), "args must name a program to run")
         _require(all("\0" not in arg for arg in self.args), "args must not hold a NUL character")
         check_env(self.env)
-        _require(self.cwd.startswith("/") and "\0" not in self.cwd, "cwd must be an absolute path")
-        # A working directory below /proc could name a file descriptor of the host's runtime.
-        _require(
-            not PurePosixPath(self.cwd).is_relative_to("/proc"), "cwd must not lie below /proc"
-        )
+        check_cwd(self.cwd)
         self._check_user()
         if self.hostname is not None:
             _require(
@@ -213,6 +210,15 @@ class ContainerSpec:
     def gid(self) -> int:
         """The group id inside the container."""
         return int(self.user.partition(":")[2])
+
+
+def check_cwd(cwd: str) -> None:
+    """Raise InvalidSpec for what cannot, or must not, be a working directory."""
+    _require(cwd.startswith("/") and "\0" not in cwd, "cwd must be an absolute path")
+    # A working directory below /proc could name a file descriptor of the host's runtime.
+    _require(
+        not PurePosixPath(normpath(cwd)).is_relative_to("/proc"), "cwd must not lie below /proc"
+    )
 
 
 def check_env(env: Mapping[str, str]) -> None:

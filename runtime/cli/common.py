@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,6 +11,7 @@ import click
 
 from shipway.runtime.cli.config import engine_config
 from shipway.runtime.engine import Engine
+from shipway.runtime.errors import NoSuchContainer, RuntimeFailure
 
 # Control characters; none but tab and newline may reach a person's terminal from a name or a label.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -30,7 +31,7 @@ class Session:
     @cached_property
     def ready_engine(self) -> Engine:
         """The engine, set up on this machine. Raises HostUnfit."""
-        self.engine.setup()
+        self.engine.ensure_ready()
         return self.engine
 
 
@@ -62,3 +63,31 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     for line in lines:
         cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         say("   ".join(cells).rstrip())
+
+
+def each(
+    names: Sequence[str],
+    verb: Callable[[Engine, str], Any],
+    missing_is_fine: bool = False,
+    ready: bool = False,
+) -> int:
+    """Do something to each container; 1 if one failed, with the others done all the same.
+
+    What `verb` answers is printed, or the name as it was given.
+    """
+    code = 0
+    found = engine(ready)
+    for name in names:
+        try:
+            answer = verb(found, found.resolve(name))
+            say(name if answer is None else str(answer))
+        except RuntimeFailure as error:
+            complain(str(error))
+            if not (missing_is_fine and isinstance(error, NoSuchContainer)):
+                code = 1
+    return code
+
+
+def complain(message: str) -> None:
+    """A line of error."""
+    click.echo(_CONTROL.sub("?", f"shipway runtime: {message}"), err=True)

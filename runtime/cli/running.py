@@ -1,4 +1,4 @@
-"""run, create, start, stop, restart, kill, pause, unpause, wait, rm: a container's life.
+"""run, create, start, attach, exec: what the caller's terminal may be joined to.
 
 The options of run and create come in groups, one module each: `options` adds them to a command, and
 `apply` puts their values into the fields of the specification. A new group is one line of GROUPS.
@@ -7,22 +7,24 @@ The options of run and create come in groups, one module each: `options` adds th
 import os
 import secrets
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
 from shipway.runtime.attach import Attachment
-from shipway.runtime.cli import running_basic, running_limits, running_mounts
-from shipway.runtime.cli.common import engine, say
+from shipway.runtime.cli import running_basic, running_limits, running_mounts, terminal
+from shipway.runtime.cli.common import each, engine, say
 from shipway.runtime.engine import Engine
-from shipway.runtime.errors import ContainerLost, InvalidSpec, NoSuchContainer, RuntimeFailure
+from shipway.runtime.errors import ContainerLost, InvalidSpec, NotKept, RuntimeFailure
 from shipway.runtime.imagedefaults import Wanted, defaults
 from shipway.runtime.reaper import attended
 from shipway.runtime.spec import ContainerSpec, Limits, check_id
 
+KEYS = "ctrl-p,ctrl-q"
 GROUPS = (running_basic, running_limits, running_mounts)
 # All after the image is the container's own command line; -h is the host name's.
 SETTINGS = {"help_option_names": ["--help"], "allow_interspersed_args": False}
@@ -93,7 +95,7 @@ def specification(
 
 @click.command("run", context_settings=SETTINGS, epilog="Example: … run --rm -it debian:13 bash")
 @click.option("-d", "--detach", is_flag=True, help="Print the id and leave it running.")
-@click.option("--detach-keys", default="ctrl-p,ctrl-q", help="Keys that leave a terminal.")
+@click.option("--detach-keys", default=KEYS, help="Keys that leave a terminal.")
 @click.option("--sig-proxy/--no-sig-proxy", default=True, help="Hand our signals on.")
 @with_options
 def run(
@@ -130,7 +132,7 @@ def create(*, image: str, command: tuple[str, ...], **values: Any) -> None:
 @click.command("start", epilog="Example: … start db")
 @click.option("-a", "--attach", is_flag=True, help="Stay with it and show its output.")
 @click.option("-i", "--interactive", is_flag=True, help="Hand our input on.")
-@click.option("--detach-keys", default="ctrl-p,ctrl-q", help="Keys that leave a terminal.")
+@click.option("--detach-keys", default=KEYS, help="Keys that leave a terminal.")
 @click.option("--sig-proxy/--no-sig-proxy", default=True, help="Hand our signals on.")
 @click.argument("names", nargs=-1, required=True)
 def start(
@@ -143,40 +145,10 @@ def start(
 ) -> int:
     """Start containers that were created or have ended."""
     if not attach and not interactive:
-        return each(names, lambda found, name: (found.start(name), None)[1])
+        return each(names, lambda found, name: (found.start(name), None)[1], ready=True)
     if len(names) > 1:
         raise InvalidSpec("only one container can be started and attached to at a time")
     return foreground(engine(ready=True).resolve(names[0]), interactive, detach_keys, sig_proxy)
-
-
-@click.command("rm", epilog="Example: … rm -f web db")
-@click.option("-f", "--force", is_flag=True, help="Kill it first if it runs.")
-@click.option("-v", "--volumes", is_flag=True, help="For Docker's sake: there are no volumes.")
-@click.argument("names", nargs=-1, required=True)
-def rm(*, names: tuple[str, ...], force: bool, volumes: bool) -> int:
-    """Remove containers with all that they wrote."""
-    return each(names, lambda found, name: found.remove(name, force), missing_is_fine=force)
-
-
-def each(
-    names: Sequence[str],
-    verb: Callable[[Engine, str], Any],
-    missing_is_fine: bool = False,
-) -> int:
-    """Do something to each container and print its name; 1 if one failed, with the others done."""
-    code = 0
-    found = engine(ready=True)
-    for name in names:
-        try:
-            answer = verb(found, found.resolve(name))
-            say(name if answer is None else str(answer))
-        except NoSuchContainer as error:
-            click.echo(f"shipway runtime: {error}", err=True)
-            code = 0 if missing_is_fine else 1
-        except RuntimeFailure as error:
-            click.echo(f"shipway runtime: {error}", err=True)
-            code = 1
-    return code
 
 
 def check_streams(interactive: bool, tty: bool) -> None:
@@ -187,41 +159,128 @@ def check_streams(interactive: bool, tty: bool) -> None:
 
 def foreground(name: str, interactive: bool, keys: str, proxy: bool) -> int:
     """Start a container and stay with it; its exit code, or 0 if the caller detaches."""
-    # Imported late: a detached start needs no terminal.
-    from shipway.runtime.cli import terminal
-
     found = engine()
     spec = found.spec(name)
-    pressed = terminal.detach_keys(keys)
+    pressed = terminal.detach_keys(keys) if spec.terminal else b""
     with ExitStack() as stack:
         if spec.auto_remove:
             stack.enter_context(attended(found.files(name)))
         attached: list[Attachment] = []
-        try:
-            found.start(name, lambda: attached.append(found.attach(name)))
+
+        def ready() -> None:
+            attached.append(found.attach(name))
             stack.callback(attached[0].close)
-            tty = spec.terminal and os.isatty(0)
-            if tty and interactive:
-                stack.enter_context(terminal.raw_terminal(0))
-            ended = terminal.Conversation(
-                attached[0],
-                0 if interactive else None,
-                pressed if spec.terminal else b"",
-                (lambda number: found.send(name, number)) if proxy else None,
-                0 if tty else None,
-            ).run()
-        except BaseException:
-            for each_one in attached:
-                each_one.close()
-            raise
-        if not ended:
+
+        found.start(name, ready)
+        stay = Stay(attached[0], interactive and spec.stdin, spec.terminal, pressed)
+        if not stay.run((lambda number: found.send(name, number)) if proxy else None):
             return 0
-        exited = found.wait(name)
-        if exited is None:
-            raise ContainerLost(name)
+        code = exit_code(found, name)
         if spec.auto_remove:
             found.remove(name)
-        return exited.code
+        return code
 
 
-COMMANDS = (run, create, start, rm)
+@dataclass(frozen=True)
+class Stay:
+    """How the caller's streams are joined to a container's, or to one program's in it."""
+
+    attachment: Attachment
+    interactive: bool
+    tty: bool
+    keys: bytes
+
+    def run(self, forward: Callable[[int], None] | None) -> bool:
+        """Whether it ended; False if the caller detached. The terminal is as it was afterwards."""
+        with ExitStack() as stack:
+            ours = self.tty and os.isatty(0)
+            if ours and self.interactive:
+                stack.enter_context(terminal.raw_terminal(0))
+            return terminal.Conversation(
+                self.attachment,
+                0 if self.interactive else None,
+                self.keys if ours else b"",
+                forward,
+                0 if ours else None,
+            ).run()
+
+
+def exit_code(found: Engine, name: str) -> int:
+    """The code of a container whose streams have ended."""
+    exited = found.wait(name)
+    if exited is None:
+        raise ContainerLost(name)
+    return exited.code
+
+
+@click.command("attach", epilog="Example: … attach --no-stdin web")
+@click.option("--no-stdin", is_flag=True, help="Only show its output.")
+@click.option("--detach-keys", default=KEYS, help="Keys that leave a terminal.")
+@click.option("--sig-proxy/--no-sig-proxy", default=True, help="Hand our signals on.")
+@click.argument("name")
+def attach(*, name: str, no_stdin: bool, detach_keys: str, sig_proxy: bool) -> int:
+    """Join our streams to a running container's."""
+    found = engine()
+    name = found.resolve(name)
+    try:
+        spec = found.spec(name)
+        stdin, tty = spec.stdin and not no_stdin, spec.terminal
+    except NotKept:
+        stdin, tty = False, False
+    check_streams(stdin, tty)
+    attachment = found.attach(name)
+    try:
+        stay = Stay(attachment, stdin, tty, terminal.detach_keys(detach_keys))
+        if not stay.run((lambda number: found.send(name, number)) if sig_proxy else None):
+            return 0
+    finally:
+        attachment.close()
+    return exit_code(found, name)
+
+
+@click.command("exec", context_settings=SETTINGS, epilog="Example: … exec -it web bash")
+@click.option("-d", "--detach", is_flag=True, help="Leave it running; its output goes nowhere.")
+@click.option("-i", "--interactive", is_flag=True, help="Hand our input on.")
+@click.option("-t", "--tty", is_flag=True, help="Give it a terminal.")
+@click.option("-e", "--env", multiple=True, metavar="NAME=VALUE", help="Set a variable.")
+@click.option("--env-file", multiple=True, metavar="FILE", help="Set variables from a file.")
+@click.option("-u", "--user", metavar="USER[:GROUP]", help="Run as this user (name or number).")
+@click.option("-w", "--workdir", metavar="DIR", help="The working directory inside.")
+@click.option("--detach-keys", default=KEYS, help="Keys that leave a terminal.")
+@click.argument("name")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def execute(
+    *,
+    name: str,
+    command: tuple[str, ...],
+    detach: bool,
+    interactive: bool,
+    tty: bool,
+    env: tuple[str, ...],
+    env_file: tuple[str, ...],
+    user: str | None,
+    workdir: str | None,
+    detach_keys: str,
+) -> int:
+    """Run COMMAND in a running container."""
+    # Imported late: only this verb needs it.
+    from shipway.runtime.execution import Program
+
+    check_streams(interactive and not detach, tty)
+    found = engine()
+    values = running_basic.environment(env, env_file)
+    stdin = interactive and not detach
+    program = Program(command, values, user, workdir, tty, stdin, detach)
+    begun = found.begin(found.resolve(name), program)
+    try:
+        if begun.attachment is None:
+            return 0
+        pressed = terminal.detach_keys(detach_keys) if tty else b""
+        if not Stay(begun.attachment, stdin, tty, pressed).run(None):
+            return 0
+        return begun.wait()
+    finally:
+        begun.close()
+
+
+COMMANDS = (run, create, start, attach, execute)

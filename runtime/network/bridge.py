@@ -55,6 +55,10 @@ class Network:
             forward_ipv6()
         firewall.load(self._rules(ipv6, networks, elements).text())
 
+    def is_up(self) -> bool:
+        """Whether bridge and rules are there: others may have flushed all rules of the machine."""
+        return Path("/sys/class/net", self.bridge).exists() and firewall.is_loaded(self.table)
+
     def teardown(self) -> None:
         """Delete the bridge and our tables."""
         firewall.load(firewall.removal(self.table))

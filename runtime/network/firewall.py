@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
+from shipway.runtime.commands import run_command
 from shipway.runtime.errors import HostUnfit
 from shipway.runtime.network.elements import Address, Element
 
@@ -246,6 +247,12 @@ def removal(table: str) -> str:
     return "\n".join(
         f"table {family} {table}\ndelete table {family} {table}" for family in FAMILIES
     )
+
+
+def is_loaded(table: str) -> bool:
+    """Whether our tables are there."""
+    result = run_command(["nft", "-t", "list", "tables"])
+    return all(f"table {family} {table}" in result.stdout.splitlines() for family in FAMILIES)
 
 
 def load(text: str) -> None:

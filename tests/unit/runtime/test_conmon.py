@@ -18,7 +18,7 @@ MONITOR = conmon.Monitor(
     log=conmon.log_argument(Path("/logs/web.log")),
     runtime_log=Path("/r/web.1/log"),
 )
-RUNTIME = OciRuntime("crun", Path("/usr/bin/crun"), "1.8", Path("/r/.oci/crun"))
+RUNTIME = OciRuntime("crun", Path("/usr/bin/crun"), Path("/r/.oci/crun"))
 
 
 def test_the_command_line_names_everything() -> None:
