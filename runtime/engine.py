@@ -119,7 +119,6 @@ class Engine:
         """
         with self._lock(spec.id):
             self._launch(spec, None)
-        lifecycle.tell(self._files(spec.id), "start")
         return self.get(spec.id)
 
     def create(self, spec: ContainerSpec) -> Container:
@@ -467,7 +466,7 @@ class Engine:
         if spec.ids == ALLOT:
             spec = dataclasses.replace(spec, ids=self._tools.ids.lease(spec.id))
         try:
-            launch(self._tools, files, spec, root, output)
+            launch(self._tools, files, spec, root, output, lambda: lifecycle.tell(files, "start"))
         except BaseException:
             removal.remove(self._tools, files)
             raise

@@ -58,11 +58,18 @@ class Root:
     volatile: bool = True
 
 
-def launch(tools: Tools, files: Files, spec: ContainerSpec, root: Root, output: int | None) -> None:
+def launch(
+    tools: Tools,
+    files: Files,
+    spec: ContainerSpec,
+    root: Root,
+    output: int | None,
+    ready: Callable[[], None],
+) -> None:
     """Create and start the container. With `output` its stdout and stderr go there, unlogged."""
     check_paths(files, spec)
     files.create()
-    bring_up(tools, files, spec, root, new_record(spec, root.digest), output)
+    bring_up(tools, files, spec, root, new_record(spec, root.digest), output, ready)
 
 
 def new_record(spec: ContainerSpec, digest: str) -> Record:
@@ -78,7 +85,7 @@ def bring_up(
     root: Root,
     record: Record,
     output: int | None,
-    ready: Callable[[], None] | None = None,
+    ready: Callable[[], None],
 ) -> None:
     """Start the container whose folders are there. `ready` is called before its program runs."""
     address = tools.pool.lease(spec.id) if spec.network else None
@@ -89,8 +96,7 @@ def bring_up(
     pid = create(tools, files, spec, root, output)
     if address is not None:
         tools.network.attach(address, pid)
-    if ready is not None:
-        ready()
+    ready()
     start(tools, files)
 
 

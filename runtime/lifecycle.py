@@ -74,13 +74,18 @@ def start(
     root = dataclasses.replace(find_root(record.digest or record.image), volatile=spec.auto_remove)
     note_exit(observer, files)
     renew(tools, files)
+
+    def about_to_start() -> None:
+        if ready is not None:
+            ready()
+        tell(files, "start")  # now, so that it comes before the end of a very short program
+
     try:
         launch.check_paths(files, spec)
-        launch.bring_up(tools, files, spec, root, record, None, ready)
+        launch.bring_up(tools, files, spec, root, record, None, about_to_start)
     except BaseException:
         renew(tools, files)
         raise
-    tell(files, "start")
 
 
 def renew(tools: Tools, files: Files) -> None:

@@ -1,5 +1,6 @@
 """Whoever starts or removes a container is killed at each step: nothing stays that is not found."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -7,6 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from enginelab import IMAGE, Lab, open_lab
+from shipway.runtime.errors import NameInUse
+from shipway.runtime.spec import ContainerSpec
 
 STARTING = [
     "containers:Files.create",
@@ -23,6 +26,20 @@ STARTING = [
     "network.bridge:Network._configure",
     "launch:start",
     "containers:Files.note_started",
+]
+CREATING = [
+    "idranges:IdRanges.lease",
+    "containers:Files.create",
+    "savedspec:dump",
+    "containers:Files.write_record",
+    "events:note",
+]
+# Of a start again: what clears the last run, too.
+STARTING_AGAIN = [
+    "cgroups:Cgroups.kill_all",
+    "removal:clear_run",
+    "containers:Files.reset",
+    *STARTING[1:],
 ]
 REMOVING = [
     "cgroups:Cgroups.kill_all",
@@ -58,10 +75,22 @@ def deadly(*args, **kwargs):
 
 engine = Engine(EngineConfig(**eval(config)))
 spec = ContainerSpec("victim", image, ("sleep", "60"), {}, IdRange(300000))
+kept = ContainerSpec("victim", image, ("sleep", "60"), {})
 if verb == "remove":
     engine.run(spec)
+if verb in ("start", "restart"):
+    engine.create(kept)
+if verb == "restart":
+    engine.start("victim")
+    (engine.files("victim").upper / "kept").touch()
 setattr(owner, names[-1], deadly)
-engine.run(spec) if verb == "run" else engine.remove("victim")
+{
+    "run": lambda: engine.run(spec),
+    "remove": lambda: engine.remove("victim"),
+    "create": lambda: engine.create(kept),
+    "start": lambda: engine.start("victim"),
+    "restart": lambda: engine.restart("victim", 0.0),
+}[verb]()
 """
 
 
@@ -101,6 +130,47 @@ def test_the_next_start_replaces_what_a_killed_one_left(lab: Lab, step: str) -> 
     die_at(lab, step, "after", "run")
     lab.run("victim", "sleep", "60")
     assert lab.engine.get("victim").state == "running"
+    lab.engine.remove("victim")
+    assert lab.leftovers() == {}
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("step", CREATING)
+def test_a_killed_create_made_it_or_did_not(lab: Lab, step: str, when: str) -> None:
+    """After kill -9 around any step of create(), it can be created, or is there and can be started."""
+    die_at(lab, step, when, "create")
+    try:
+        lab.engine.create(ContainerSpec("victim", IMAGE, ("sleep", "60"), {}))
+    except NameInUse:
+        assert (step, when) in [
+            ("containers:Files.write_record", "after"),
+            ("events:note", "before"),
+            ("events:note", "after"),
+        ]
+    assert lab.engine.start("victim").state == "running"
+    lab.engine.remove("victim")
+    assert lab.leftovers() == {}
+    assert [name for name in os.listdir(lab.config.root / "ids") if name != "lock"] == []
+
+
+@pytest.mark.parametrize("step", STARTING[1:])
+def test_a_killed_first_start_can_be_done_again(lab: Lab, step: str) -> None:
+    """After kill -9 at any step of start(), a container that does not run yet can be started."""
+    die_at(lab, step, "after", "start")
+    if lab.engine.get("victim").state != "running":
+        lab.engine.start("victim")
+    assert lab.engine.get("victim").state == "running"
+    lab.engine.remove("victim")
+    assert lab.leftovers() == {}
+
+
+@pytest.mark.parametrize("step", STARTING_AGAIN)
+def test_a_killed_restart_can_be_done_again(lab: Lab, step: str) -> None:
+    """After kill -9 at any step of restart(), another works, with all that the container wrote."""
+    die_at(lab, step, "after", "restart")
+    lab.engine.restart("victim", 0.0)
+    assert lab.engine.get("victim").state == "running"
+    assert (lab.engine.files("victim").upper / "kept").exists()
     lab.engine.remove("victim")
     assert lab.leftovers() == {}
 
