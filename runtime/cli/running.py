@@ -116,7 +116,7 @@ def run(
             say(name)
             return 0
         return foreground(name, values["interactive"], detach_keys, sig_proxy)
-    except RuntimeFailure:
+    except (RuntimeFailure, KeyboardInterrupt):
         if values["auto_remove"]:
             engine().remove(name)
         raise
