@@ -85,6 +85,7 @@ class Files:
         self.started = self.folder / "started"
         self.noted = self.folder / "noted"
         self.caller = self.folder / "caller"
+        self.hosts = self.folder / "hosts"
         self.bundle = run / container_id
         self.config = self.bundle / "config.json"
         self.runtime_log = self.bundle / "runtime.log"

@@ -46,6 +46,9 @@ from shipway.runtime.launch import Root, Tools, launch
 from shipway.runtime.network import firewall
 from shipway.runtime.network.addresses import AddressPool
 from shipway.runtime.network.bridge import Network
+from shipway.runtime.network.publish import Publish, Published, parse_exposed
+from shipway.runtime.network.wiring import Wiring
+from shipway.runtime.networks import Networks
 from shipway.runtime.ociruntime import find_runtime
 from shipway.runtime.spec import ALLOT, ContainerSpec, check_env, check_id
 
@@ -76,7 +79,7 @@ class Engine:
             try:
                 self._tools.cgroups.setup()
                 self._tools.runtime.root.mkdir(parents=True, exist_ok=True)
-                self._tools.network.setup()
+                self._tools.wiring.setup()
                 self.config.save()
             except OSError as error:
                 raise HostUnfit(f"the host refuses a setting ({error})", SETUP_REMEDY) from error
@@ -273,6 +276,11 @@ class Engine:
         opened = [open_pidfd(pid) for pid in pids if pid]
         return [fd for fd in opened if fd is not None]
 
+    def ports(self, container_id: str) -> builtins.list[Published]:
+        """Where the container's ports are published, in order. Raises NoSuchContainer."""
+        self._files(container_id).read_record()
+        return self._tools.wiring.published(container_id)
+
     def stats(self, container_ids: Iterable[str]) -> dict[str, Stats]:
         """What the containers use now; those that are gone are left out."""
         found = {each: self._tools.cgroups.stats(check_id(each)) for each in container_ids}
@@ -416,14 +424,21 @@ class Engine:
         config = self.config
         pool = AddressPool(config.root / "addresses", config.subnet, config.subnet6)
         runtime = find_runtime(config.runtime, config.run / ".oci")
+        network = Network(config.bridge, pool, config.table, config.allow)
         return Tools(
             ids=IdRanges(config.root / "ids", config.ids),
             runtime=runtime,
             conmon=find_conmon(),
             cgroups=Cgroups(config.cgroup),
-            network=Network(config.bridge, pool, config.table, config.allow),
+            network=network,
             pool=pool,
+            wiring=Wiring(config.root, network, config.publish, self._is_up, self._exposed),
         )
+
+    @cached_property
+    def networks(self) -> Networks:
+        """The named networks."""
+        return Networks(self._tools.wiring, self._files)
 
     @cached_property
     def _observer(self) -> Observer:
@@ -431,6 +446,18 @@ class Engine:
 
     def _files(self, container_id: str) -> Files:
         return Files(self.config.root, self.config.run, check_id(container_id))
+
+    def _is_up(self, container_id: str) -> bool:
+        """Whether a container runs, or is being started: a cheap look."""
+        files = self._files(container_id)
+        if files.exit.exists() or not files.folder.is_dir():
+            return False
+        return not files.init_pid.exists() or self._observer.init_pid(files) != 0
+
+    def _exposed(self, container_id: str) -> tuple[Publish, ...]:
+        """The ports that a container's image exposes, as wishes for any port of the host."""
+        image = self.images.get(self._files(container_id).read_record().image)
+        return tuple(port for text in image.config.exposed_ports for port in parse_exposed(text))
 
     def _ids(self) -> builtins.list[str]:
         return sorted(os.listdir(self.config.root / "containers"))

@@ -119,6 +119,38 @@ class NoSuchUser(RuntimeFailure):
     """A user or group that the image's passwd or group file does not know."""
 
 
+class PortTaken(RuntimeFailure):
+    """A port of the host is another container's, or a program listens on it."""
+
+
+class NoSuchHostAddress(RuntimeFailure):
+    """A port should be published at an address that this machine does not have."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(f"{address} is no address of this machine, so no port is published there")
+        self.address = address
+
+
+class NoSuchNetwork(RuntimeFailure):
+    """No network has this name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is no network {name!r}; make it with `network create {name}`")
+        self.name = name
+
+
+class NetworkExists(RuntimeFailure):
+    """A network of that name is there already."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is a network {name!r} already")
+        self.name = name
+
+
+class NetworkInUse(RuntimeFailure):
+    """A network has members, so it cannot be removed."""
+
+
 class KernelRefused(RuntimeFailure, OSError):
     """A system call failed; `errno` is the kernel's, the message names the call and its object."""
 

@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from ipaddress import IPv4Address
 from pathlib import Path
 
 from shipway.runtime import conmon, mounts, oci, reaper
@@ -24,13 +25,16 @@ from shipway.runtime.errors import (
     StartFailed,
 )
 from shipway.runtime.idranges import IdRanges
+from shipway.runtime.network import hosts
 from shipway.runtime.network.addresses import AddressPool
 from shipway.runtime.network.bridge import Network
+from shipway.runtime.network.wiring import Wiring
 from shipway.runtime.ociruntime import OciRuntime
 from shipway.runtime.spec import ContainerSpec
 from shipway.runtime.userns import UserNamespace, user_namespace
 
 LONGEST_SOCKET_PATH = 107
+HOSTS = mounts.MOUNT_POINT / "hosts"
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Tools:
     network: Network
     pool: AddressPool
     ids: IdRanges
+    wiring: Wiring
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,9 @@ def launch(
 ) -> None:
     """Create and start the container. With `output` its stdout and stderr go there, unlogged."""
     check_paths(files, spec)
+    tools.wiring.check(spec)
     files.create()
+    tools.wiring.enrol(spec)
     bring_up(tools, files, spec, root, new_record(spec, root.digest), output, ready)
 
 
@@ -91,11 +98,13 @@ def bring_up(
     address = tools.pool.lease(spec.id) if spec.network else None
     ip = str(address) if address else ""
     files.write_record(replace(record, ip=ip))
-    write_etc(files.upper, spec, ip, tools.network.resolver().resolv_conf())
-    write_config(tools, files, spec, root.env)
+    tools.wiring.lease(spec)
+    write_etc(tools, files, spec, address)
+    write_config(tools, files, spec, {**root.env, **tools.wiring.link_environment(spec)})
     pid = create(tools, files, spec, root, output)
     if address is not None:
         tools.network.attach(address, pid)
+        tools.wiring.connect(spec.id)
     ready()
     start(tools, files)
 
@@ -114,27 +123,30 @@ def check_paths(files: Files, spec: ContainerSpec) -> None:
         raise InvalidSpec(f"the folder of log_path {spec.log_path} does not exist")
 
 
-def write_etc(upper: Path, spec: ContainerSpec, ip: str, resolv_conf: str) -> None:
+def write_etc(tools: Tools, files: Files, spec: ContainerSpec, address: IPv4Address | None) -> None:
     """Write the files every container gets of its own into its writable layer: no mount needed.
 
-    At a second start the layer is what the container made of it: no link in it is followed, and
-    where there is no folder /etc any more there are no such files.
+    But /etc/hosts changes while the container runs, so it is a file outside, and mounted. At a second
+    start the layer is what the container made of it: no link in it is followed, and where there is no
+    folder /etc any more there are no such files.
     """
+    hostname = spec.hostname or oci.hostname_for(spec.id)
+    hosts.write_first(files.hosts, hosts.own_part(hostname, address, spec.extra_hosts))
+    resolver = tools.network.resolver().changed(spec.dns, spec.dns_search, spec.dns_options)
     try:
-        (upper / "etc").mkdir()
-        (upper / "etc").chmod(0o755)
+        (files.upper / "etc").mkdir()
+        (files.upper / "etc").chmod(0o755)
     except FileExistsError:
         pass
-    hostname = spec.hostname or oci.hostname_for(spec.id)
-    own = f"{ip or '127.0.1.1'}\t{hostname}\n"
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        etc = os.open(upper / "etc", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        etc = os.open(files.upper / "etc", flags)
     except OSError:
         return
     try:
-        _write(etc, "hosts", f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n{own}")
+        _write(etc, "hosts", "")
         _write(etc, "hostname", f"{hostname}\n")
-        _write(etc, "resolv.conf", resolv_conf if spec.network else "")
+        _write(etc, "resolv.conf", resolver.resolv_conf() if spec.network else "")
     finally:
         os.close(etc)
 
@@ -168,7 +180,8 @@ def write_config(tools: Tools, files: Files, spec: ContainerSpec, env: Mapping[s
 
 def places(spec: ContainerSpec) -> list[oci.Place]:
     """Where the engine mounts the container's overlays and binds before the runtime moves them."""
-    found = [
+    found = [oci.Place(HOSTS, "/etc/hosts", readonly=True)]
+    found += [
         oci.Place(mounts.MOUNT_POINT / f"overlay{number}", overlay.target, readonly=False)
         for number, overlay in enumerate(spec.overlays)
     ]
@@ -241,6 +254,8 @@ def mount_all(files: Files, spec: ContainerSpec, root: Root, namespace: UserName
     mounts.mount_overlay(
         mounts.ROOTFS, root.layers, files.upper, files.work, scratch, namespace, root.volatile
     )
+    HOSTS.touch()
+    mounts.bind_idmapped(files.hosts, HOSTS, namespace, readonly=True)
     for number, overlay in enumerate(spec.overlays):
         scratch = mounts.MOUNT_POINT / f"layers{number}"
         scratch.mkdir()

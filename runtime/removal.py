@@ -16,6 +16,7 @@ MONITOR_TIMEOUT = 10.0
 def remove(tools: Tools, files: Files) -> None:
     """Kill what runs and delete what is left, except the log. Idempotent."""
     clear_run(tools, files)
+    tools.wiring.forget(files.id)
     delete_tree(files.folder)
     # Last: while the address is leased nobody else can meet what is left of its port.
     tools.pool.release(files.id)
@@ -25,6 +26,7 @@ def remove(tools: Tools, files: Files) -> None:
 def clear_run(tools: Tools, files: Files) -> None:
     """Kill what runs and delete what belongs to a run; folder and leases stay. Idempotent."""
     kill_processes(tools, files)
+    tools.wiring.disconnect(files.id)
     for address, owner in tools.pool.leases().items():
         if owner == files.id:
             tools.network.detach(address)

@@ -4,11 +4,14 @@ import re
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from os.path import normpath
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from shipway.runtime.errors import InvalidSpec
+from shipway.runtime.network.named import check_host_name, check_network_name
+from shipway.runtime.network.publish import Publish
 
 ID_PATTERN = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}")
 USER_PATTERN = re.compile(r"(\d{1,7}):(\d{1,7})")
@@ -148,6 +151,11 @@ class ContainerSpec:
     attaches, and with `stdin_once` its input ends when the first of these goes. `auto_remove`
     has the container removed when it ends. `stop` sends `stop_signal` and waits `stop_timeout`
     seconds.
+
+    `publish_all` publishes the ports that the image exposes, beside `ports`. `networks` are named
+    ones, in all of which the container has also the names `aliases`. A link is a container that may
+    be reached and a name for it; an extra host, a name and an address. `dns` are name servers in
+    place of the host's.
     """
 
     id: str
@@ -173,6 +181,15 @@ class ContainerSpec:
     auto_remove: bool = False
     stop_signal: int = signal.SIGTERM
     stop_timeout: float = 10.0
+    ports: tuple[Publish, ...] = ()
+    publish_all: bool = False
+    networks: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    links: tuple[tuple[str, str], ...] = ()
+    extra_hosts: tuple[tuple[str, str], ...] = ()
+    dns: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    dns_options: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_id(self.id)
@@ -192,6 +209,31 @@ class ContainerSpec:
             _require(self.log_path.is_absolute(), "log_path must be absolute")
         _require(1 <= self.stop_signal <= 64, "stop_signal must be within 1 and 64")
         _require(self.stop_timeout >= 0, "stop_timeout must not be negative")
+        self._check_network()
+
+    def _check_network(self) -> None:
+        wishes = (self.ports, self.publish_all, self.networks, self.links, self.dns)
+        _require(
+            self.network or not any(wishes),
+            "a container without network has no ports, networks, links or name servers",
+        )
+        _require(not self.aliases or bool(self.networks), "an alias needs a network to be known in")
+        for name in self.networks:
+            check_network_name(name)
+        _require(len(set(self.networks)) == len(self.networks), "a network is named twice")
+        for name in (*self.aliases, *dict(self.extra_hosts)):
+            check_host_name(name)
+        for target, alias in self.links:
+            check_id(target)
+            check_host_name(alias)
+            _require(target != self.id, "a container cannot be linked to itself")
+        for address in (*(address for _, address in self.extra_hosts), *self.dns):
+            _check_address(address)
+        for word in (*self.dns_search, *self.dns_options):
+            _require(
+                word.isascii() and word.isprintable() and not set(word) & set(" #;"),
+                f"{word!r} cannot stand in a resolv.conf",
+            )
 
     def _check_user(self) -> None:
         match = USER_PATTERN.fullmatch(self.user)
@@ -219,6 +261,13 @@ def check_cwd(cwd: str) -> None:
     _require(
         not PurePosixPath(normpath(cwd)).is_relative_to("/proc"), "cwd must not lie below /proc"
     )
+
+
+def _check_address(text: str) -> None:
+    try:
+        ip_address(text)
+    except ValueError:
+        raise InvalidSpec(f"{text!r} is no IP address") from None
 
 
 def check_env(env: Mapping[str, str]) -> None:

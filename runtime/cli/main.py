@@ -24,6 +24,8 @@ BROKEN_PIPE = 141
 
 VERBS = {
     "info": "host",
+    "network": "networks",
+    "port": "networks",
     "version": "host",
     "run": "running",
     "create": "running",

@@ -12,7 +12,7 @@ from typing import Literal
 from shipway.runtime.errors import HostUnfit, KernelRefused
 from shipway.runtime.network import firewall, netlink
 from shipway.runtime.network.addresses import AddressPool
-from shipway.runtime.network.elements import Element
+from shipway.runtime.network.elements import Address, Element
 from shipway.runtime.network.resolver import Resolver, read_resolver
 
 INTERFACE = "eth0"
@@ -80,6 +80,13 @@ class Network:
         if not (SYSCTL / "ipv6").is_dir():
             return "absent"
         return "on" if connected and self.has_ipv6() else "off"
+
+    def both(self, address: IPv4Address | None) -> list[Address]:
+        """A container's addresses: its IPv4 address, and the IPv6 one beside it if there is."""
+        if address is None:
+            return []
+        beside = self.pool.beside(address) if self.has_ipv6() else None
+        return [address, beside] if beside else [address]
 
     def attach(self, address: IPv4Address, pid: int) -> None:
         """Connect the network namespace of process `pid` to the bridge, as `address`."""

@@ -1,5 +1,6 @@
 """Which name servers a container asks: the host's own, as its resolv.conf says."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
@@ -20,6 +21,19 @@ class Resolver:
         """The text of a container's /etc/resolv.conf."""
         servers = [f"nameserver {address}" for address in self.nameservers]
         return "\n".join([*servers, *self.extra]) + "\n"
+
+    def changed(
+        self, servers: Sequence[str], search: Sequence[str], options: Sequence[str]
+    ) -> "Resolver":
+        """With what a container asks for in place of the host's, as far as it asks."""
+        extra = [line for line in self.extra if not (search and line.startswith("search "))]
+        extra = [line for line in extra if not (options and line.startswith("options "))]
+        if search and tuple(search) != (".",):  # Docker's way to ask for no search list
+            extra.append(f"search {' '.join(search)}")
+        if options:
+            extra.append(f"options {' '.join(options)}")
+        named = tuple(ip_address(server) for server in servers)
+        return Resolver(named or self.nameservers, tuple(extra))
 
 
 def read_resolver(
