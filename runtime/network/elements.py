@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from shipway.runtime.errors import KernelRefused
+from shipway.runtime.network.netlink import attribute, nested
 
 Address = IPv4Address | IPv6Address
 Part = Address | str | int
@@ -29,7 +30,6 @@ _LIST_TABLE, _LIST_SET, _LIST_ELEMENTS = 1, 2, 3
 _LIST_ELEMENT, _KEY, _DATA, _VALUE = 1, 1, 2, 1
 _REQUEST, _ACK, _CREATE = 0x1, 0x4, 0x400
 _NLMSG_ERROR = 2
-_NESTED = 0x8000
 _ANSWER_TIMEOUT = 10.0
 # An attribute's length is a 16-bit number, so a message takes so many elements.
 _MOST_ELEMENTS = 500
@@ -118,18 +118,17 @@ def _read_answers(data: bytes, table: str) -> int:
 
 
 def _message(kind: int, table: str, elements: list[Element], number: int) -> bytes:
-    listed = b"".join(_nested(_LIST_ELEMENT, _element(element)) for element in elements)
-    body = _attribute(_LIST_TABLE, table.encode() + b"\0")
-    body += _attribute(_LIST_SET, elements[0].set.encode() + b"\0")
-    body += _nested(_LIST_ELEMENTS, listed)
+    body = attribute(_LIST_TABLE, table.encode() + b"\0")
+    body += attribute(_LIST_SET, elements[0].set.encode() + b"\0")
+    body += nested(_LIST_ELEMENTS, map(_element, elements))
     return _netlink(kind, _ACK | (_CREATE if kind == _NEW else 0), number, body, 0, _INET)
 
 
 def _element(element: Element) -> bytes:
-    body = _nested(_KEY, _attribute(_VALUE, _packed(element.key)))
+    parts = [nested(_KEY, [attribute(_VALUE, _packed(element.key))])]
     if element.value:
-        body += _nested(_DATA, _attribute(_VALUE, _packed(element.value)))
-    return body
+        parts.append(nested(_DATA, [attribute(_VALUE, _packed(element.value))]))
+    return nested(_LIST_ELEMENT, parts)
 
 
 def _packed(parts: tuple[Part, ...]) -> bytes:
@@ -149,12 +148,3 @@ def _netlink(
     general = struct.pack(">BBH", family, 0, resource)
     head = struct.pack("=IHHII", 20 + len(body), kind, flags | _REQUEST, number, 0)
     return head + general + body
-
-
-def _attribute(kind: int, value: bytes) -> bytes:
-    length = 4 + len(value)
-    return struct.pack("=HH", length, kind) + value + b"\0" * (-length % 4)
-
-
-def _nested(kind: int, content: bytes) -> bytes:
-    return _attribute(kind | _NESTED, content)

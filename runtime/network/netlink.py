@@ -27,7 +27,7 @@ _IFA_F_NODAD = 2
 _RTA_OIF, _RTA_GATEWAY = 4, 5
 _RTNH_F_ONLINK = 4
 _NDA_DST, _NDA_LLADDR, _NUD_PERMANENT = 1, 2, 0x80
-_NESTED = 0x8000
+NESTED = 0x8000
 _IFF_UP = 1
 _AF_BRIDGE = 7
 _TABLE_MAIN, _PROTO_STATIC, _TYPE_UNICAST = 254, 4, 1
@@ -65,9 +65,9 @@ def create_bridge(sock: socket.socket, name: str, mac: bytes, mtu: int) -> None:
     """Make a bridge; raises FileExistsError's errno (EEXIST) if the name is taken."""
     attributes = [
         _string(_IFLA_IFNAME, name),
-        _attribute(_IFLA_ADDRESS, mac),
-        _attribute(_IFLA_MTU, struct.pack("=I", mtu)),
-        _nested(_IFLA_LINKINFO, [_string(_INFO_KIND, "bridge")]),
+        attribute(_IFLA_ADDRESS, mac),
+        attribute(_IFLA_MTU, struct.pack("=I", mtu)),
+        nested(_IFLA_LINKINFO, [_string(_INFO_KIND, "bridge")]),
     ]
     _request(sock, _NEWLINK, _CREATE | _EXCL, _link() + b"".join(attributes), f"bridge {name}")
 
@@ -82,26 +82,26 @@ def create_veth(
     mtu: int,
 ) -> None:
     """Make `name` as a port of the bridge, its other end `peer` in another network namespace."""
-    mtu_attribute = _attribute(_IFLA_MTU, struct.pack("=I", mtu))
+    mtu_attribute = attribute(_IFLA_MTU, struct.pack("=I", mtu))
     peer_attributes = [
         _string(_IFLA_IFNAME, peer),
-        _attribute(_IFLA_ADDRESS, peer_mac),
+        attribute(_IFLA_ADDRESS, peer_mac),
         mtu_attribute,
-        _attribute(_IFLA_NET_NS_FD, struct.pack("=I", namespace)),
+        attribute(_IFLA_NET_NS_FD, struct.pack("=I", namespace)),
     ]
-    peer_data = _attribute(_VETH_PEER | _NESTED, _link() + b"".join(peer_attributes))
+    peer_data = attribute(_VETH_PEER | NESTED, _link() + b"".join(peer_attributes))
     attributes = [
         _string(_IFLA_IFNAME, name),
         mtu_attribute,
-        _attribute(_IFLA_MASTER, struct.pack("=I", socket.if_nametoindex(bridge))),
-        _nested(_IFLA_LINKINFO, [_string(_INFO_KIND, "veth"), _nested(_INFO_DATA, [peer_data])]),
+        attribute(_IFLA_MASTER, struct.pack("=I", socket.if_nametoindex(bridge))),
+        nested(_IFLA_LINKINFO, [_string(_INFO_KIND, "veth"), nested(_INFO_DATA, [peer_data])]),
     ]
     _request(sock, _NEWLINK, _CREATE | _EXCL, _link() + b"".join(attributes), f"veth {name}")
 
 
 def isolate_port(sock: socket.socket, name: str) -> None:
     """Forbid a bridge port to talk with the other isolated ports of its bridge."""
-    isolated = _nested(_IFLA_PROTINFO, [_attribute(_BRPORT_ISOLATED, b"\x01")])
+    isolated = nested(_IFLA_PROTINFO, [attribute(_BRPORT_ISOLATED, b"\x01")])
     body = _link(family=_AF_BRIDGE, index=socket.if_nametoindex(name)) + isolated
     _request(sock, _SETLINK, 0, body, f"isolate {name}")
 
@@ -110,8 +110,8 @@ def set_up(sock: socket.socket, name: str, ipv6: bool = True) -> None:
     """Bring an interface up; without `ipv6` it gets no link-local address of that kind."""
     body = _link(flags=_IFF_UP, change=_IFF_UP) + _string(_IFLA_IFNAME, name)
     if not ipv6:
-        mode = _attribute(_INET6_ADDR_GEN_MODE, bytes([_ADDR_GEN_NONE]))
-        body += _nested(_IFLA_AF_SPEC, [_nested(socket.AF_INET6, [mode])])
+        mode = attribute(_INET6_ADDR_GEN_MODE, bytes([_ADDR_GEN_NONE]))
+        body += nested(_IFLA_AF_SPEC, [nested(socket.AF_INET6, [mode])])
     _request(sock, _NEWLINK, 0, body, f"bring up {name}")
 
 
@@ -124,7 +124,7 @@ def index_of(sock: socket.socket, name: str) -> int:
 
 def set_master(sock: socket.socket, name: str, bridge: str) -> None:
     """Make an interface a port of the bridge."""
-    master = _attribute(_IFLA_MASTER, struct.pack("=I", socket.if_nametoindex(bridge)))
+    master = attribute(_IFLA_MASTER, struct.pack("=I", socket.if_nametoindex(bridge)))
     _request(sock, _NEWLINK, 0, _link() + _string(_IFLA_IFNAME, name) + master, f"port {name}")
 
 
@@ -134,9 +134,9 @@ def add_address(sock: socket.socket, index: int, address: IPv4Interface | IPv6In
     body = struct.pack(
         "=BBBBi", family, prefix, _IFA_F_NODAD if family == socket.AF_INET6 else 0, 0, index
     )
-    body += _attribute(_IFA_LOCAL, address.ip.packed) + _attribute(_IFA_ADDRESS, address.ip.packed)
+    body += attribute(_IFA_LOCAL, address.ip.packed) + attribute(_IFA_ADDRESS, address.ip.packed)
     if family == socket.AF_INET and prefix < 31:
-        body += _attribute(_IFA_BROADCAST, address.network.broadcast_address.packed)
+        body += attribute(_IFA_BROADCAST, address.network.broadcast_address.packed)
     _request(sock, _NEWADDR, _CREATE | _EXCL, body, f"address {address}")
 
 
@@ -154,8 +154,8 @@ def add_default_route(sock: socket.socket, gateway: IPv4Address | IPv6Address, i
         _TYPE_UNICAST,
         _RTNH_F_ONLINK,
     )
-    body = head + _attribute(_RTA_GATEWAY, gateway.packed)
-    body += _attribute(_RTA_OIF, struct.pack("=i", index))
+    body = head + attribute(_RTA_GATEWAY, gateway.packed)
+    body += attribute(_RTA_OIF, struct.pack("=i", index))
     _request(sock, _NEWROUTE, _CREATE | _EXCL, body, f"default route via {gateway}")
 
 
@@ -164,7 +164,7 @@ def add_neighbour(
 ) -> None:
     """Tell an interface for good which MAC an address has, so that it never asks."""
     body = struct.pack("=BxHiHBB", _family(address), 0, index, _NUD_PERMANENT, 0, 0)
-    body += _attribute(_NDA_DST, address.packed) + _attribute(_NDA_LLADDR, mac)
+    body += attribute(_NDA_DST, address.packed) + attribute(_NDA_LLADDR, mac)
     _request(sock, _NEWNEIGH, _CREATE | _REPLACE, body, f"neighbour {address}")
 
 
@@ -181,17 +181,19 @@ def _link(family: int = 0, index: int = 0, flags: int = 0, change: int = 0) -> b
     return struct.pack("=BxHiII", family, 0, index, flags, change)
 
 
-def _attribute(kind: int, value: bytes) -> bytes:
+def attribute(kind: int, value: bytes) -> bytes:
+    """One netlink attribute, filled up to four bytes."""
     length = 4 + len(value)
     return struct.pack("=HH", length, kind) + value + b"\0" * (-length % 4)
 
 
 def _string(kind: int, value: str) -> bytes:
-    return _attribute(kind, value.encode() + b"\0")
+    return attribute(kind, value.encode() + b"\0")
 
 
-def _nested(kind: int, attributes: Iterable[bytes]) -> bytes:
-    return _attribute(kind | _NESTED, b"".join(attributes))
+def nested(kind: int, attributes: Iterable[bytes]) -> bytes:
+    """One netlink attribute that holds others."""
+    return attribute(kind | NESTED, b"".join(attributes))
 
 
 def _request(sock: socket.socket, kind: int, flags: int, body: bytes, what: str) -> bytes:

@@ -120,6 +120,7 @@ class Wiring:
         if self._is_wired(container_id):
             with self._locked():
                 self._add(self._elements_of(container_id))
+                self._forget_flows(container_id)
                 self._rewrite_hosts(self._circle(container_id))
 
     def disconnect(self, container_id: str) -> None:
@@ -127,6 +128,7 @@ class Wiring:
         if self._is_wired(container_id):
             with self._locked():
                 self._delete(self._elements_of(container_id))
+                self._forget_flows(container_id)
                 self.ports.release(self.ports.of(container_id))
                 others = self._circle(container_id) - {container_id}
                 self._rewrite_hosts(others, without=container_id)
@@ -261,6 +263,17 @@ class Wiring:
 
     def _delete(self, found: Sequence[Element]) -> None:
         elements.delete(self.network.table, found)
+
+    def _forget_flows(self, container_id: str) -> None:
+        ports = [port for port in self.ports.of(container_id) if port.protocol == "udp"]
+        if ports:
+            # Imported late: few containers publish ports of UDP.
+            from shipway.runtime.network import conntrack
+
+            try:
+                conntrack.forget(ports, self.addresses(container_id))
+            except KernelRefused:  # a kernel without ctnetlink; flows end when they fall silent
+                return
 
     # -- from the disk to the hosts files -------------------------------------------------------
 
