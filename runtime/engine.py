@@ -279,7 +279,11 @@ class Engine:
     def ports(self, container_id: str) -> builtins.list[Published]:
         """Where the container's ports are published, in order. Raises NoSuchContainer."""
         self._files(container_id).read_record()
-        return self._tools.wiring.published(container_id)
+        return self._tools.wiring.published().get(container_id, [])
+
+    def all_ports(self) -> dict[str, builtins.list[Published]]:
+        """The published ports of each container that has some."""
+        return self._tools.wiring.published()
 
     def stats(self, container_ids: Iterable[str]) -> dict[str, Stats]:
         """What the containers use now; those that are gone are left out."""
@@ -301,7 +305,7 @@ class Engine:
                         return None
                 finally:
                     os.close(fd)
-        found = lifecycle.note_exit(self._observer, files)
+        found = self._note_exit(files)
         if found is None:
             raise ContainerLost(container_id)
         return found
@@ -344,7 +348,7 @@ class Engine:
         """
         files = self._files(container_id)
         found = self._stop(files, grace, number)
-        lifecycle.note_exit(self._observer, files)
+        self._note_exit(files)
         return found
 
     def _stop(self, files: Files, grace: float | None, number: int | None) -> Exit:
@@ -393,7 +397,7 @@ class Engine:
         Whoever waits for a container does it, so it is here for what nobody waited for.
         """
         files = self._files(container_id)
-        lifecycle.note_exit(self._observer, files)
+        self._note_exit(files)
         if files.caller.exists():
             with self._lock(container_id):
                 self._sweep(files)
@@ -456,7 +460,8 @@ class Engine:
 
     def _exposed(self, container_id: str) -> tuple[Publish, ...]:
         """The ports that a container's image exposes, as wishes for any port of the host."""
-        image = self.images.get(self._files(container_id).read_record().image)
+        record = self._files(container_id).read_record()
+        image = self.images.get(record.digest or record.image)
         return tuple(port for text in image.config.exposed_ports for port in parse_exposed(text))
 
     def _ids(self) -> builtins.list[str]:
@@ -473,9 +478,18 @@ class Engine:
         return Root(layers, image.config.env, image.digest)
 
     def _remove(self, files: Files) -> None:
-        lifecycle.note_exit(self._observer, files)
+        self._note_exit(files)
         lifecycle.tell(files, "destroy")
         removal.remove(self._tools, files)
+
+    def _note_exit(self, files: Files) -> Exit | None:
+        """The exit of a container, if it ended: noted, and its ports are free for others."""
+        found = lifecycle.note_exit(self._observer, files)
+        if found is not None and self._tools.wiring.is_wired(files.id):
+            with self._lock(files.id):
+                if self._observer.exit(files) is not None:  # nobody has started it meanwhile
+                    self._tools.wiring.disconnect(files.id)
+        return found
 
     def _sweep(self, files: Files) -> None:
         """Remove a container that was to be removed at its end, if whoever should did not."""

@@ -42,7 +42,9 @@ def create(tools: Tools, observer: Observer, files: Files, spec: ContainerSpec, 
         spec = dataclasses.replace(spec, ids=tools.ids.lease(spec.id))
     try:
         launch.check_paths(files, spec)
+        tools.wiring.check(spec)
         files.create()
+        tools.wiring.enrol(spec)
         durable = not spec.auto_remove  # such a container does not outlast a reboot anyway
         if spec.auto_remove:
             files.caller.touch(0o600)

@@ -2,7 +2,7 @@
 
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -14,6 +14,7 @@ from shipway.runtime.cli.common import engine, say
 from shipway.runtime.containers import Container
 from shipway.runtime.engine import Engine
 from shipway.runtime.errors import InvalidSpec, NoSuchContainer
+from shipway.runtime.network.publish import Published
 from shipway.runtime.states import DOCKER_STATUS
 
 COLUMNS = {
@@ -69,7 +70,8 @@ def ps(
         for each in containers:
             say(each.id)
         return
-    rows = [row(found, each, no_trunc) for each in containers]
+    ports = found.all_ports()
+    rows = [row(found, each, no_trunc, ports.get(each.id, ())) for each in containers]
     if as_json:
         template.show_json(rows)
     else:
@@ -128,7 +130,9 @@ def has_label(container: Container, text: str) -> bool:
     return name in container.labels and (not equals or container.labels[name] == value)
 
 
-def row(found: Engine, container: Container, whole: bool) -> dict[str, Any]:
+def row(
+    found: Engine, container: Container, whole: bool, ports: Sequence[Published] = ()
+) -> dict[str, Any]:
     """What is shown of a container, by Docker's names."""
     now = time.time()
     command = shlex.join(found.command(container.id))
@@ -143,7 +147,7 @@ def row(found: Engine, container: Container, whole: bool) -> dict[str, Any]:
         "RunningFor": f"{ago(now - container.created_at)} ago",
         "State": DOCKER_STATUS[container.state],
         "Status": status(container, now),
-        "Ports": "",
+        "Ports": ", ".join(map(str, ports)),
         "Networks": container.ip,
         "Labels": ",".join(f"{name}={value}" for name, value in container.labels.items()),
         "LabelMap": dict(container.labels),

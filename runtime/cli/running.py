@@ -16,7 +16,13 @@ from typing import Any
 import click
 
 from shipway.runtime.attach import Attachment
-from shipway.runtime.cli import running_basic, running_limits, running_mounts, terminal
+from shipway.runtime.cli import (
+    running_basic,
+    running_limits,
+    running_mounts,
+    running_network,
+    terminal,
+)
 from shipway.runtime.cli.common import each, engine, say
 from shipway.runtime.engine import Engine
 from shipway.runtime.errors import ContainerLost, InvalidSpec, NotKept, RuntimeFailure
@@ -25,7 +31,7 @@ from shipway.runtime.reaper import attended
 from shipway.runtime.spec import ContainerSpec, Limits, check_id
 
 KEYS = "ctrl-p,ctrl-q"
-GROUPS = (running_basic, running_limits, running_mounts)
+GROUPS = (running_basic, running_limits, running_mounts, running_network)
 # All after the image is the container's own command line; -h is the host name's.
 SETTINGS = {"help_option_names": ["--help"], "allow_interspersed_args": False}
 

@@ -21,7 +21,6 @@ OPTIONS = (
     click.option("-l", "--label", multiple=True, metavar="NAME=VALUE", help="Set a label."),
     click.option("--cap-add", multiple=True, metavar="NAME", help="Grant a capability."),
     click.option("--cap-drop", multiple=True, metavar="NAME", help="Take a capability away."),
-    click.option("--network", metavar="none", help="`none` for no network."),
     click.option("--stop-signal", metavar="SIGNAL", help="What stop sends; SIGTERM by default."),
     click.option("--stop-timeout", type=click.IntRange(min=0), help="Seconds stop waits; 10."),
 )
@@ -45,10 +44,6 @@ def apply(values: Mapping[str, Any], fields: dict[str, Any]) -> None:
     fields["capabilities"] = _capabilities(
         values["cap_add"], values["cap_drop"], fields["user"].startswith("0:")
     )
-    if values["network"] == "none":
-        fields["network"] = False
-    elif values["network"] not in (None, "default", "bridge"):
-        raise InvalidSpec(f"there is no network {values['network']!r}; leave it out, or use none")
     if values["stop_signal"]:
         fields["stop_signal"] = signal_number(values["stop_signal"])
     if values["stop_timeout"] is not None:

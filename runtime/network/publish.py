@@ -169,6 +169,13 @@ class PortLeases:
         """What a container has, in the order of its ports."""
         return sorted((port for port, who in self.all().items() if who == owner), key=_order)
 
+    def by_owner(self) -> dict[str, list[Published]]:
+        """What each container has, in the order of its ports."""
+        found: dict[str, list[Published]] = {}
+        for port, owner in sorted(self.all().items(), key=lambda item: _order(item[0])):
+            found.setdefault(owner, []).append(port)
+        return found
+
     def lease(
         self, owner: str, wanted: Sequence[Publish]
     ) -> tuple[list[Published], list[Published]]:

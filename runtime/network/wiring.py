@@ -117,7 +117,7 @@ class Wiring:
 
     def connect(self, container_id: str) -> None:
         """Let a container that is attached, and not started yet, be reached."""
-        if self._is_wired(container_id):
+        if self.is_wired(container_id):
             with self._locked():
                 self._add(self._elements_of(container_id))
                 self._forget_flows(container_id)
@@ -125,7 +125,7 @@ class Wiring:
 
     def disconnect(self, container_id: str) -> None:
         """Take back what `lease` and `connect` gave. Idempotent."""
-        if self._is_wired(container_id):
+        if self.is_wired(container_id):
             with self._locked():
                 self._delete(self._elements_of(container_id))
                 self._forget_flows(container_id)
@@ -166,9 +166,13 @@ class Wiring:
 
     # -- looking --------------------------------------------------------------------------------
 
-    def published(self, container_id: str) -> list[Published]:
-        """The published ports of a container, in order."""
-        return self.ports.of(container_id)
+    def is_wired(self, container_id: str) -> bool:
+        """Whether a container has anything here: a cheap look."""
+        return self._mark_of(container_id).exists() or self.links.exists(container_id)
+
+    def published(self) -> dict[str, list[Published]]:
+        """The published ports of each container that has some, in order."""
+        return self.ports.by_owner()
 
     def addresses(self, container_id: str) -> list[Address]:
         """What a container is reached at inside: its IPv4 address, and IPv6 if there is."""
@@ -317,9 +321,6 @@ class Wiring:
 
     def _mark(self, container_id: str) -> None:
         self._mark_of(container_id).touch(mode=0o600)
-
-    def _is_wired(self, container_id: str) -> bool:
-        return self._mark_of(container_id).exists() or self.links.exists(container_id)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
