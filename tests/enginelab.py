@@ -1,8 +1,10 @@
 """An engine of a test module's own, with its bridge, control groups and rules; all gone at the end."""
 
 import contextlib
+import json
 import os
 import shutil
+import subprocess
 import textwrap
 import time
 from collections.abc import Callable, Iterator
@@ -73,7 +75,14 @@ class Lab:
         """All that containers of this engine have on this machine now; of no container: nothing."""
         cgroups = self.engine._tools.cgroups
         folders = [each.mount / cgroups.parent / "containers" for each in cgroups.hierarchies]
+        wiring = self.engine._tools.wiring
         found = {
+            "published": [str(port) for port in wiring.ports.all()],
+            "members": [
+                name for group in wiring.networks.names() for name in wiring.networks.members(group)
+            ],
+            "links": wiring.links.names() + wiring.servers.names(),
+            "elements": self.elements(),
             "groups": [
                 str(path) for folder in folders for path in folder.iterdir() if path.is_dir()
             ],
@@ -86,6 +95,19 @@ class Lab:
             "runtime": os.listdir(self.engine._tools.runtime.root),
         }
         return {name: values for name, values in found.items() if values and values != [".cache"]}
+
+    def elements(self) -> list[str]:
+        """What the containers have in the sets and maps of the firewall."""
+        listing = ["nft", "-j", "list", "table", "inet", self.config.table]
+        done = subprocess.run(listing, capture_output=True, text=True, check=True)
+        kinds = ("at", "any", "links", "dns", "n4_", "n6_")
+        sets = [each.get("set") or each.get("map") for each in json.loads(done.stdout)["nftables"]]
+        return [
+            f"{each['name']}: {element}"
+            for each in sets
+            if each and each["name"].startswith(kinds)
+            for element in each.get("elem", ())
+        ]
 
     def close(self) -> None:
         """Remove every container and what `setup` made."""

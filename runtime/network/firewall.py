@@ -137,8 +137,9 @@ class Rules:
     type nat hook prerouting priority dstnat; policy accept;
     # A packet from the wire for 127.0.0.1 must stay one that the kernel drops.
     ip daddr 127.0.0.0/8 return
-    iifname "{bridge}" ip daddr != @allowed4 return
-    iifname "{bridge}" ip6 daddr != @allowed6 return
+    # Containers reach each other by sharing a network. (Where br_netfilter is loaded, it would send
+    # such packets straight to the other port, which the ports' isolation forbids.)
+    iifname "{bridge}" return
     jump published
   }}
   chain from_host {{
@@ -171,7 +172,6 @@ class Rules:
 {network_rules(self.networks)}
   }}
   chain between {{
-    ct status dnat accept
     {self._of_ours("{f} saddr . {f} daddr @links{n} accept")}
     {self._of_ours("ct direction reply {f} daddr . {f} saddr @links{n} accept")}
     jump networks
@@ -197,8 +197,6 @@ class Rules:
     type nat hook postrouting priority srcnat; policy accept;
     {self._of_ours(f'{{f}} saddr {{subnet}} oifname != "{bridge}" masquerade')}
     oifname "{bridge}" ip saddr 127.0.0.0/8 masquerade
-    # Of a container that uses a published port of the host, the other must not answer directly.
-    {self._of_ours(f'oifname "{bridge}" {{f}} saddr {{subnet}} ct status dnat masquerade')}
   }}
 }}"""
 
@@ -263,6 +261,11 @@ def load(text: str) -> None:
         )
     except FileNotFoundError as error:
         raise HostUnfit("nft is not installed", "install Debian's package nftables") from error
+    if result.returncode < 0:
+        raise HostUnfit(
+            f"nft died of signal {-result.returncode}",
+            "a newer nft made some table of this host, which that of the host cannot read; upgrade it",
+        )
     if result.returncode != 0:
         reason = (result.stderr.strip().splitlines() or ["no reason given"])[0]
         raise HostUnfit(f"the firewall rules were refused ({reason})", "check nftables' support")

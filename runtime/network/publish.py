@@ -22,7 +22,7 @@ LOCAL_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _FORM = re.compile(
     r"(?:(?P<address>\[[^]]*\]|[^:\[\]]*):)?(?:(?P<host>[^:]*):)?(?P<container>[^:/]+)(?:/(?P<kind>.*))?"
 )
-_PORTS = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
+_PORTS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 EXAMPLES = "like 8080:80, 127.0.0.1:8080:80/udp, [::]:8080:80, 8000-8009:80-89 or 80"
 
 
