@@ -64,6 +64,13 @@ class Network:
         firewall.load(firewall.removal(self.table))
         self._delete(self.bridge)
 
+    def check(self) -> list[HostUnfit]:
+        """What of this host stands in the containers' way, each with a remedy. Changes nothing."""
+        # Imported late: only a look over the host needs it.
+        from shipway.runtime.network.check import check
+
+        return check(self)
+
     def resolver(self) -> Resolver:
         """The name servers a container is told of."""
         return read_resolver(ipv6=self.has_ipv6())

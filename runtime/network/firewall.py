@@ -154,13 +154,18 @@ class Rules:
     ip daddr @allowed4 accept
     ip6 daddr @allowed6 accept
     meta l4proto {{ tcp, udp }} th dport 53 jump names
-    reject with icmpx admin-prohibited
+    goto refuse
   }}
   chain from_host_filter {{
     type filter hook output priority filter; policy accept;
     # One container's way to another is through us, so do not tell it of a shorter one.
     oifname "{bridge}" icmp type redirect drop
     oifname "{bridge}" icmpv6 type nd-redirect drop
+  }}
+  chain refuse {{
+    # Linux overlooks a first ICMPv6 answer that comes before its connect() has let go of the socket.
+    meta l4proto tcp reject with tcp reset
+    reject with icmpx admin-prohibited
   }}
   chain names {{
     ip daddr @nameservers4 accept
@@ -175,7 +180,7 @@ class Rules:
     {self._of_ours("{f} saddr . {f} daddr @links{n} accept")}
     {self._of_ours("ct direction reply {f} daddr . {f} saddr @links{n} accept")}
     jump networks
-    reject with icmpx admin-prohibited
+    goto refuse
   }}
   chain through {{
     type filter hook forward priority filter; policy accept;
@@ -190,8 +195,8 @@ class Rules:
     meta l4proto {{ tcp, udp }} th dport 53 jump names
     ip daddr @allowed4 accept
     ip6 daddr @allowed6 accept
-    ip daddr @private4 reject with icmpx admin-prohibited
-    ip6 daddr @private6 reject with icmpx admin-prohibited
+    ip daddr @private4 goto refuse
+    ip6 daddr @private6 goto refuse
   }}
   chain out {{
     type nat hook postrouting priority srcnat; policy accept;
