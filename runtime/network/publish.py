@@ -283,6 +283,17 @@ def _range_text(publish: Publish) -> str:
     return f"{publish.first}-{publish.last}"
 
 
+def check_address(text: str) -> None:
+    """Raise NoSuchHostAddress if this machine does not have the address."""
+    address = _address(text)
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    with closing(socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)) as sock:
+        try:
+            sock.bind((text, 0))
+        except OSError as error:
+            raise NoSuchHostAddress(text) from error
+
+
 def probe(port: Published) -> None:
     """Raise PortTaken, naming it, if a program of the host has the port; NoSuchHostAddress."""
     family = socket.AF_INET if port.address.version == 4 else socket.AF_INET6

@@ -17,7 +17,7 @@ from shipway.runtime.network.bridge import Network
 from shipway.runtime.network.elements import Address, Element
 from shipway.runtime.network.firewall import member_set
 from shipway.runtime.network.named import Groups, NamedNetworks
-from shipway.runtime.network.publish import PortLeases, Publish, Published
+from shipway.runtime.network.publish import PortLeases, Publish, Published, check_address
 from shipway.runtime.spec import ContainerSpec
 
 
@@ -72,7 +72,10 @@ class Wiring:
     # -- a container's life ---------------------------------------------------------------------
 
     def check(self, spec: ContainerSpec) -> None:
-        """Refuse what cannot be had. Raises NoSuchNetwork, NoSuchContainer, HostUnfit."""
+        """Refuse what cannot be had.
+
+        Raises NoSuchNetwork, NoSuchContainer, NoSuchHostAddress, HostUnfit.
+        """
         self.networks.check(spec.networks)
         for target, _ in spec.links:
             if not self._folder(target).is_dir():
@@ -82,6 +85,8 @@ class Wiring:
                 "a port cannot be published at an IPv6 address: this engine has no IPv6",
                 "publish it at an IPv4 address",
             )
+        for address in {each.address for each in spec.ports if each.address}:
+            check_address(address)
 
     def enrol(self, spec: ContainerSpec) -> None:
         """Put down the networks and links of a new container, whose folder is there."""
