@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shipway.runtime import host, lifecycle, oci, removal
+from shipway.runtime import apparmor, host, lifecycle, oci, removal
 from shipway.runtime.attach import Attachment
 from shipway.runtime.cgroups import Cgroups, Stats
 from shipway.runtime.config import EngineConfig
@@ -80,6 +80,7 @@ class Engine:
                 self._tools.cgroups.setup()
                 self._tools.runtime.root.mkdir(parents=True, exist_ok=True)
                 self._tools.wiring.setup()
+                apparmor.load()
                 self.config.save()
             except OSError as error:
                 raise HostUnfit(f"the host refuses a setting ({error})", SETUP_REMEDY) from error

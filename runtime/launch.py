@@ -11,10 +11,11 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from shipway.runtime import conmon, mounts, oci, reaper
+from shipway.runtime import apparmor, conmon, mounts, oci, reaper
 from shipway.runtime.cgroups import Cgroups
 from shipway.runtime.commands import run_command
 from shipway.runtime.containers import Files, Record
@@ -172,10 +173,19 @@ def write_config(tools: Tools, files: Files, spec: ContainerSpec, env: Mapping[s
         cgroup=tools.cgroups.container_path(spec.id),
         nofile=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
         ipv6=tools.network.ipv6_inside(spec.network),
+        masked=masked_for_each_cpu(),
+        apparmor=apparmor.profile_name(),
     )
     document = oci.config(spec, host, places(spec), env)
     files.config.write_text(json.dumps(document))
     files.config.chmod(0o600)
+
+
+@cache
+def masked_for_each_cpu() -> tuple[str, ...]:
+    """What tells of the processors' heat, and so of what others do; virtual machines have none."""
+    folders = Path("/sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle")
+    return tuple(sorted(map(str, folders)))
 
 
 def places(spec: ContainerSpec) -> list[oci.Place]:

@@ -12,6 +12,8 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 CPU_PERIOD_USEC = 100_000
 SHM_BYTES = 64 * 1024 * 1024
 TMP_BYTES = 256 * 1024 * 1024
+# Of each file system in memory: empty files would else be bounded by the memory limit alone.
+INODES = "nr_inodes=65536"
 DEFAULT_NOFILE = 65536
 
 # Docker's lists. A file that this kernel does not have is left out by the runtime.
@@ -63,24 +65,30 @@ class Place:
 
 @dataclass(frozen=True)
 class Host:
-    """What the configuration takes from the machine: paths and its hard limit of open files."""
+    """What the configuration takes from the machine: paths and its hard limit of open files.
+
+    `masked` are paths to hide that only some machines have; `apparmor` is a profile's name.
+    """
 
     rootfs: Path
     cgroup: str
     nofile: int
     cgroup_mount: bool = True
     ipv6: Ipv6 = "off"
+    masked: tuple[str, ...] = ()
+    apparmor: str | None = None
 
 
 def config(
     spec: ContainerSpec, host: Host, places: Sequence[Place], image_env: Mapping[str, str]
 ) -> dict[str, Any]:
     """The document for `spec`. `places` are its binds and overlays, already id-mapped."""
+    confined = {"apparmorProfile": host.apparmor} if host.apparmor else {}
     return {
         "ociVersion": "1.0.2",
         "root": {"path": str(host.rootfs), "readonly": spec.readonly_root},
         "hostname": spec.hostname or hostname_for(spec.id),
-        "process": process(spec, spec.args, {**image_env, **spec.env}, host.nofile),
+        "process": process(spec, spec.args, {**image_env, **spec.env}, host.nofile) | confined,
         "mounts": [
             *_system_mounts(spec, host),
             *(_bind(place) for place in places),
@@ -134,23 +142,25 @@ def _rlimit(name: str, value: int) -> dict[str, Any]:
 
 def _system_mounts(spec: ContainerSpec, host: Host) -> list[dict[str, Any]]:
     safe = ["nosuid", "noexec", "nodev"]
+    dev = ["nosuid", "strictatime", "mode=755", "size=65536k", INODES]
     mounts = [
         _mount("proc", "proc", "/proc", safe),
-        _mount("tmpfs", "tmpfs", "/dev", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        _mount("tmpfs", "tmpfs", "/dev", dev),
         _mount(
             "devpts",
             "devpts",
             "/dev/pts",
-            ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+            # The host has 4096 terminals for all; no container may take them all.
+            ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5", "max=256"],
         ),
-        _mount("tmpfs", "shm", "/dev/shm", [*safe, "mode=1777", f"size={SHM_BYTES}"]),
+        _mount("tmpfs", "shm", "/dev/shm", [*safe, "mode=1777", f"size={SHM_BYTES}", INODES]),
         _mount("sysfs", "sysfs", "/sys", [*safe, "ro"]),
     ]
     if host.cgroup_mount:
         # Language runtimes size their heaps and pools by the limits they read here.
         mounts.append(_mount("cgroup", "cgroup", "/sys/fs/cgroup", [*safe, "relatime", "ro"]))
     if spec.readonly_root and not any(mount.target == "/tmp" for mount in spec.mounts):
-        options = ["nosuid", "nodev", "mode=1777", f"size={TMP_BYTES}"]
+        options = ["nosuid", "nodev", "mode=1777", f"size={TMP_BYTES}", INODES]
         mounts.append(_mount("tmpfs", "tmpfs", "/tmp", options))
     return mounts
 
@@ -165,7 +175,12 @@ def _bind(place: Place) -> dict[str, Any]:
 
 
 def _tmpfs(mount: Mount) -> dict[str, Any]:
-    options = ["nosuid", "nodev", *(["ro"] if mount.readonly else []), *mount.options]
+    given = {option.partition("=")[0] for option in mount.options}
+    bounds = [
+        *([] if "size" in given else [f"size={TMP_BYTES}"]),
+        *([] if "nr_inodes" in given else [INODES]),
+    ]
+    options = ["nosuid", "nodev", *(["ro"] if mount.readonly else []), *mount.options, *bounds]
     return _mount("tmpfs", "tmpfs", mount.target, options)
 
 
@@ -179,8 +194,8 @@ def _linux(spec: ContainerSpec, host: Host) -> dict[str, Any]:
         "cgroupsPath": host.cgroup,
         "resources": resources(spec.limits),
         "sysctl": {"net.ipv4.ip_unprivileged_port_start": "0", **IPV6_SETTINGS[host.ipv6]},
-        "seccomp": seccomp.profile(),
-        "maskedPaths": list(MASKED_PATHS),
+        "seccomp": seccomp.profile(spec.capabilities),
+        "maskedPaths": [*MASKED_PATHS, *host.masked],
         "readonlyPaths": list(READONLY_PATHS),
     }
 

@@ -17,15 +17,17 @@ NAMESPACE_FLAGS = 0x7E020000
 
 
 @cache
-def profile() -> dict[str, Any]:
+def profile(capabilities: frozenset[str] = frozenset()) -> dict[str, Any]:
     """The OCI `linux.seccomp` object. Shared: the caller must not change it.
 
-    What is on neither list does not exist (ENOSYS), so that a C library newer than the filter
-    library falls back to the older call, as it would on an older kernel.
+    What is on no list does not exist (ENOSYS), so that a C library newer than the filter library
+    falls back to the older call, as it would on an older kernel.
     """
     lists = json.loads((Path(__file__).parent / "seccomp.json").read_text())
     allowed = sorted({name for names in lists["allowed"].values() for name in names})
     refused = sorted({name for names in lists["refused"].values() for name in names})
+    for capability, names in lists["with_capability"].items():
+        (allowed if capability in capabilities else refused).extend(names)
     rules: list[dict[str, Any]] = [
         {"names": allowed, "action": "SCMP_ACT_ALLOW"},
         {"names": refused, "action": "SCMP_ACT_ERRNO", "errnoRet": EPERM},
