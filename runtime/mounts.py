@@ -121,3 +121,34 @@ def mount_overlay(
             syscalls.mount("overlay", str(target), "overlay", 0, data)
     for place in [*places, writable]:
         syscalls.umount(str(place))
+
+
+def mount_view(target: Path, layers: Sequence[Path], scratch: Path) -> None:
+    """Mount what layers (topmost first) show together, to be read, with the ids on their disks.
+
+    `scratch` is an empty directory for the places of the layers. A topmost layer that a container
+    is writing to shows that as well; what changes meanwhile is seen or not.
+    """
+    empty = scratch / "empty"
+    empty.mkdir()
+    attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | syscalls.MOUNT_ATTR_RDONLY
+    places = []
+    for number, layer in enumerate([*layers, empty]):
+        place = scratch / str(number)
+        place.mkdir()
+        fd = syscalls.clone_mount(str(layer))
+        try:
+            syscalls.set_mount_attributes(fd, attributes, 0, str(layer))
+            syscalls.attach_mount(fd, str(place))
+        finally:
+            os.close(fd)
+        places.append(place)
+    fd = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        here = f"/proc/thread-self/fd/{fd}"
+        # The empty one is there since an overlay to be read only has two layers at least.
+        lower = ":".join(f"{here}/{place.name}" for place in places)
+        data = f"lowerdir={lower},{OVERLAY_OPTIONS}"
+        syscalls.mount("overlay", str(target), "overlay", syscalls.MS_RDONLY, data)
+    finally:
+        os.close(fd)

@@ -6,12 +6,13 @@ completed, those that were new are removed again, unless somebody else has come 
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from shipway.runtime import files
 from shipway.runtime.errors import DamagedBlob
 from shipway.runtime.images.blobs import Incoming
 from shipway.runtime.images.layers import LAYER_LIMITS, Layer
-from shipway.runtime.images.store import Image, ImageStore
+from shipway.runtime.images.store import Image, ImageStore, encode
 from shipway.runtime.images.unpack import UnpackLimits
 
 
@@ -45,6 +46,12 @@ class Intake:
         for layer in image.layers:
             self._fresh.pop(layer, None)
         return image
+
+    def document(
+        self, document: Mapping[str, Any], layers: Sequence[Layer], refs: Sequence[str]
+    ) -> Image:
+        """Complete an image of our own with that whole config. Raises as `ImageStore.adopt`."""
+        return self.image(encode(document), layers, refs)
 
     def undo(self) -> None:
         """Remove the layers of no image that came in."""

@@ -10,7 +10,7 @@ import json
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,7 +112,7 @@ class ImageStore:
 
         Raises NoSuchImage, InvalidReference, AmbiguousImage, DamagedBlob.
         """
-        digest, ref = self._find(name)
+        digest, ref = self.find(name)
         return self.load(digest, ref)
 
     def load(self, digest: str, ref: str | None = None) -> Image:
@@ -154,8 +154,8 @@ class ImageStore:
         """The whole config of an image, as it was written."""
         return self.config(*self.manifest(image.digest))
 
-    def _find(self, name: str) -> tuple[str, str | None]:
-        """The digest that a name leads to, and the tag if it is one."""
+    def find(self, name: str) -> tuple[str, str | None]:
+        """The manifest digest that a name leads to, and the tag if it is one. Raises as `get`."""
         if is_digest(name) and self._is_manifest(name):
             return name, None
         entries = self.index.entries()
@@ -200,19 +200,14 @@ class ImageStore:
 
     def write(self, layers: Sequence[Layer], config: ImageConfig, ref: str | None) -> Image:
         """Store an image of `layers` (bottom first) and tag it. Raises NoSuchLayer."""
-        return self.write_document(layers, _config_document(layers, config), [ref])
-
-    def write_document(
-        self, layers: Sequence[Layer], document: Mapping[str, Any], refs: Sequence[str | None]
-    ) -> Image:
-        """Store an image with that whole config, by all those names. Raises NoSuchLayer."""
-        return self.adopt(_encode(document), layers, refs)
+        refs = [] if ref is None else [ref]
+        return self.adopt(encode(_config_document(layers, config)), layers, refs)
 
     def adopt(
         self,
         config: bytes,
         layers: Sequence[Layer],
-        refs: Sequence[str | None],
+        refs: Sequence[str],
         manifest: bytes | None = None,
         source: str = "",
     ) -> Image:
@@ -236,12 +231,13 @@ class ImageStore:
         if kind.config.digest != config_digest:
             raise InvalidImage("the image's manifest names another config than it has")
         digest = self.blobs.put(manifest)
-        for ref in refs or (None,):
-            self.index.put(Entry(digest, len(manifest), ref, source, kind.media_type))
+        entry = Entry(digest, len(manifest), None, source, kind.media_type)
+        for named in [replace(entry, ref=ref) for ref in refs] or [entry]:
+            self.index.put(named)
         return self.load(digest, refs[0] if refs else None)
 
     def _own_manifest(self, config: str, size: int, layers: Sequence[Layer]) -> bytes:
-        return _encode(
+        return encode(
             {
                 "schemaVersion": 2,
                 "mediaType": MANIFEST_TYPE,
@@ -427,5 +423,6 @@ def _descriptor(media_type: str, digest: str, size: int) -> dict[str, Any]:
     return {"mediaType": media_type, "digest": digest, "size": size}
 
 
-def _encode(document: Mapping[str, Any]) -> bytes:
+def encode(document: Mapping[str, Any]) -> bytes:
+    """A document of our own, always in the same bytes."""
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()

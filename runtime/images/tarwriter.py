@@ -15,7 +15,7 @@ END = bytes(2 * BLOCK)
 
 _NAME, _LINK = 100, 100  # bytes that fit in the header's fields
 _MAX_ID, _MAX_SIZE = 0o7777777, 0o77777777777
-_MTIME = b"%011o\0" % FIXED_TIME
+_MAX_TIME = 0o77777777777
 _PAX_NAME = b"././@PaxHeader"
 
 
@@ -34,8 +34,12 @@ def header(
     size: int = 0,
     link: bytes = b"",
     xattrs: Mapping[str, bytes] | None = None,
+    mtime: int = FIXED_TIME,
 ) -> bytes:
-    """One member's header, with a pax header before it when its values do not fit."""
+    """One member's header, with a pax header before it when its values do not fit.
+
+    `mtime` is in seconds; what no header can hold becomes the nearest that it can.
+    """
     records: dict[bytes, bytes] = {}
     if len(name) > _NAME:
         records[b"path"] = name
@@ -50,15 +54,23 @@ def header(
         records[b"size"], field_size = b"%d" % size, 0
     for key in sorted(xattrs or ()):
         records[b"SCHILY.xattr." + key.encode()] = (xattrs or {})[key]
-    block = _block(name, kind, mode, uid, gid, field_size, link)
+    block = _block(name, kind, mode, uid, gid, field_size, link, mtime)
     return _pax(records) + block if records else block
 
 
 def _block(
-    name: bytes, kind: bytes, mode: int, uid: int, gid: int, size: int, link: bytes
+    name: bytes,
+    kind: bytes,
+    mode: int,
+    uid: int,
+    gid: int,
+    size: int,
+    link: bytes,
+    mtime: int = FIXED_TIME,
 ) -> bytes:
-    head = b"%b%07o\0%07o\0%07o\0%011o\0%b" % (
-        name[:_NAME].ljust(_NAME, b"\0"), mode & 0o7777, uid, gid, size, _MTIME
+    when = min(max(mtime, 0), _MAX_TIME)
+    head = b"%b%07o\0%07o\0%07o\0%011o\0%011o\0" % (
+        name[:_NAME].ljust(_NAME, b"\0"), mode & 0o7777, uid, gid, size, when
     )  # fmt: skip
     tail = (kind + link[:_LINK].ljust(_LINK, b"\0") + b"ustar\x0000").ljust(BLOCK - 156, b"\0")
     checksum = sum(head) + sum(tail) + 8 * 0x20

@@ -9,7 +9,7 @@ not depend on their source's time: compile them with `--invalidation-mode unchec
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from shipway.runtime.errors import InvalidTree
@@ -19,16 +19,22 @@ CHUNK = 1 << 20
 _TIMES = (tarwriter.FIXED_TIME * 10**9, tarwriter.FIXED_TIME * 10**9)
 
 
-def tree_tar(root: str, settle: bool = True) -> Iterator[bytes]:
+def tree_tar(
+    root: str,
+    settle: bool = True,
+    own_times: bool = False,
+    without: Collection[bytes] = (),
+) -> Iterator[bytes]:
     """The tar of what is below `root`, in pieces of about CHUNK bytes; `root` itself is not in it.
 
-    With `settle` false nothing on disk is changed. Raises InvalidTree for what no layer can hold.
-    Needs root's rights for whiteouts and xattrs.
+    With `settle` false nothing on disk is changed. With `own_times` the tar has the files' own
+    times, in seconds. Paths in `without` are left out. Raises InvalidTree for what no layer can
+    hold. Needs root's rights for whiteouts and xattrs.
     """
     if settle:
         os.chmod(root, 0o755)  # noqa: S103 - the root of a file system is for all to enter
         os.chown(root, 0, 0)
-    walk = _Walk(os.fsencode(root), settle)
+    walk = _Walk(os.fsencode(root), settle, own_times, without)
     pieces: list[bytes] = []
     size = 0
     for piece in walk.pieces():
@@ -50,9 +56,13 @@ class _Inode:
 
 
 class _Walk:
-    def __init__(self, root: bytes, settle: bool) -> None:
+    def __init__(
+        self, root: bytes, settle: bool, own_times: bool, without: Collection[bytes]
+    ) -> None:
         self._root = root
         self._settle = settle
+        self._own_times = own_times
+        self._without = without
         self._inodes: dict[int, _Inode] = {}
 
     def pieces(self) -> Iterator[bytes]:
@@ -84,7 +94,10 @@ class _Walk:
         except OSError as error:
             raise InvalidTree(f"cannot read {_show(directory)}: {error.strerror}") from error
         found.sort(key=lambda item: item[:2])
-        return [(directory + name, status) for _, name, status in found]
+        entries = [(directory + name, status) for _, name, status in found]
+        if self._without:
+            return [entry for entry in entries if entry[0] not in self._without]
+        return entries
 
     def _entry(self, name: bytes, status: os.stat_result) -> Iterator[bytes]:
         path = self._root + b"/" + name
@@ -113,13 +126,13 @@ class _Walk:
         if kind == stat.S_IFREG:
             yield from self._file(name, path, status, xattrs)
         elif kind == stat.S_IFDIR:
-            yield _header(name + b"/", tarwriter.DIRECTORY, status, xattrs=xattrs)
+            yield self._header(name + b"/", tarwriter.DIRECTORY, status, xattrs=xattrs)
         elif kind == stat.S_IFLNK:
             link = os.readlink(path)
-            yield _header(name, tarwriter.SYMLINK, status, link=link, xattrs=xattrs)
+            yield self._header(name, tarwriter.SYMLINK, status, link=link, xattrs=xattrs)
             self._fix_times(path)
         elif kind == stat.S_IFIFO:
-            yield _header(name, tarwriter.FIFO, status, xattrs=xattrs)
+            yield self._header(name, tarwriter.FIFO, status, xattrs=xattrs)
             self._fix_times(path)
         elif kind == stat.S_IFSOCK:
             if self._settle:
@@ -134,14 +147,36 @@ class _Walk:
             inode = self._inodes.setdefault(status.st_ino, _Inode(name, status.st_nlink))
             inode.names.append(name)
             if inode.first != name:
-                yield _header(name, tarwriter.HARD_LINK, status, link=inode.first)
+                yield self._header(name, tarwriter.HARD_LINK, status, link=inode.first)
                 return
         size = status.st_size
-        yield _header(name, tarwriter.REGULAR, status, size=size, xattrs=xattrs)
+        yield self._header(name, tarwriter.REGULAR, status, size=size, xattrs=xattrs)
         if size:
             yield from _content(path, size, name)
             yield tarwriter.padding(size)
         self._fix_times(path)
+
+    def _header(
+        self,
+        name: bytes,
+        kind: bytes,
+        status: os.stat_result,
+        *,
+        size: int = 0,
+        link: bytes = b"",
+        xattrs: Mapping[str, bytes] | None = None,
+    ) -> bytes:
+        return tarwriter.header(
+            name,
+            kind,
+            mode=0o777 if kind == tarwriter.SYMLINK else stat.S_IMODE(status.st_mode),
+            uid=status.st_uid,
+            gid=status.st_gid,
+            size=size,
+            link=link,
+            xattrs=xattrs,
+            mtime=int(status.st_mtime) if self._own_times else tarwriter.FIXED_TIME,
+        )
 
     def _fix_times(self, path: bytes) -> None:
         if self._settle:
@@ -178,28 +213,6 @@ def _content(path: bytes, size: int, name: bytes) -> Iterator[bytes]:
             yield data
     finally:
         os.close(descriptor)
-
-
-def _header(
-    name: bytes,
-    kind: bytes,
-    status: os.stat_result,
-    *,
-    size: int = 0,
-    link: bytes = b"",
-    xattrs: Mapping[str, bytes] | None = None,
-) -> bytes:
-    mode = 0o777 if kind == tarwriter.SYMLINK else stat.S_IMODE(status.st_mode)
-    return tarwriter.header(
-        name,
-        kind,
-        mode=mode,
-        uid=status.st_uid,
-        gid=status.st_gid,
-        size=size,
-        link=link,
-        xattrs=xattrs,
-    )
 
 
 def _whiteout(name: bytes) -> bytes:
