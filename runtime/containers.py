@@ -4,17 +4,23 @@ import json
 import os
 import select
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from shipway.runtime import disk
 from shipway.runtime.cgroups import Cgroups
 from shipway.runtime.errors import NoSuchContainer
 from shipway.runtime.files import atomic_write
+from shipway.runtime.mounts import MOUNT_POINT
 from shipway.runtime.ociruntime import OciRuntime
 from shipway.runtime.states import State
 
 SIGKILL_CODE = 128 + 9
+# What can be left unfinished: a container, or one run of a container that is kept.
+WHOLE = "whole"
+RUN = "run"
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,7 @@ class Files:
         self.bundle = run / container_id
         self.config = self.bundle / "config.json"
         self.runtime_log = self.bundle / "runtime.log"
+        self.unfinished = root / "unfinished" / container_id
 
     def create(self) -> None:
         """Make the folders; there must be none yet."""
@@ -107,6 +114,25 @@ class Files:
             path.unlink(missing_ok=True)
         self.persist.mkdir(mode=0o700, exist_ok=True)
         self.bundle.mkdir(mode=0o700)
+
+    @contextmanager
+    def look(self) -> Iterator[Path]:
+        """The folder with the container's `upper`, to be looked into whether it runs or not."""
+        monitor = read_pid(self.monitor_pid)
+        live = monitor if monitor and is_monitor(monitor, self.bundle) else 0
+        with disk.looked_into(self.layer, live, MOUNT_POINT / disk.PLACE) as folder:
+            yield folder
+
+    def begin(self, what: str = WHOLE) -> None:
+        """Note that the container, or a run of it, is being made or cleared, before it is touched.
+
+        Whoever dies before `finish` leaves the note, by which `sweeping.sweep` finds the rest.
+        """
+        self.unfinished.write_text(what)
+
+    def finish(self) -> None:
+        """Note that it is made, or gone."""
+        self.unfinished.unlink(missing_ok=True)
 
     def write_record(self, record: Record, durable: bool = False) -> None:
         """Put down what the container is."""

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shipway.runtime import apparmor, host, lifecycle, oci, removal
+from shipway.runtime import apparmor, host, lifecycle, oci, removal, sweeping
 from shipway.runtime.attach import Attachment
 from shipway.runtime.cgroups import Cgroups, Stats
 from shipway.runtime.config import EngineConfig
@@ -37,7 +37,7 @@ from shipway.runtime.errors import (
     HostUnfit,
     NoSuchContainer,
 )
-from shipway.runtime.files import atomic_write, locked
+from shipway.runtime.files import atomic_write, folder_errors, locked
 from shipway.runtime.foreground import Output, Patience, pump, run_streamed
 from shipway.runtime.idranges import IdRanges
 from shipway.runtime.images.layers import LayerStore
@@ -50,6 +50,7 @@ from shipway.runtime.network.publish import Publish, Published, parse_exposed
 from shipway.runtime.network.wiring import Wiring
 from shipway.runtime.networks import Networks
 from shipway.runtime.ociruntime import find_runtime
+from shipway.runtime.secrets import Vault
 from shipway.runtime.spec import ALLOT, ContainerSpec, check_env, check_id
 
 if TYPE_CHECKING:
@@ -65,8 +66,10 @@ class Engine:
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
-        for folder in (config.root, config.root / "containers", config.root / "locks", config.run):
-            folder.mkdir(parents=True, exist_ok=True)
+        with folder_errors(config.root):
+            for name in ("containers", "locks", "unfinished"):
+                (config.root / name).mkdir(parents=True, exist_ok=True)
+            config.run.mkdir(parents=True, exist_ok=True)
         self.layers = LayerStore(config.root)
         self.images = ImageStore(config.root, self.layers)
 
@@ -82,6 +85,7 @@ class Engine:
                 self._tools.wiring.setup()
                 apparmor.load()
                 self.config.save()
+                self.sweep()
             except OSError as error:
                 raise HostUnfit(f"the host refuses a setting ({error})", SETUP_REMEDY) from error
 
@@ -112,6 +116,7 @@ class Engine:
             raise EngineBusy(f"there are still containers: {', '.join(self._ids())}")
         self._tools.network.teardown()
         self._tools.cgroups.teardown()
+        self._tools.vault.close()
 
     # -- starting -------------------------------------------------------------------------------
 
@@ -121,6 +126,7 @@ class Engine:
         An earlier container of that id that no longer runs, or never came to run, is replaced.
         Raises ContainerExists, NoSuchImage, StartFailed.
         """
+        self.sweep()
         with self._lock(spec.id):
             self._launch(spec, None)
         return self.get(spec.id)
@@ -132,7 +138,8 @@ class Engine:
         """
         files = self._files(spec.id)
         root = self._root(spec.image)
-        with self._lock(spec.id):
+        self.sweep()
+        with self._lock(spec.id), folder_errors(files.folder):
             self._sweep(files)
             lifecycle.create(self._tools, self._observer, files, spec, root)
         return self.get(spec.id)
@@ -144,7 +151,7 @@ class Engine:
         error it is as it was created. Raises IllegalMove, NotKept, StartFailed, NoSuchContainer.
         """
         files = self._files(container_id)
-        with self._lock(container_id):
+        with self._lock(container_id), folder_errors(files.folder):
             lifecycle.start(self._tools, self._observer, files, self._root, ready)
         return self.get(container_id)
 
@@ -224,6 +231,7 @@ class Engine:
 
     def list(self) -> list[Container]:
         """All containers, in the order of their ids."""
+        self.sweep()
         found = []
         for container_id in self._ids():
             try:
@@ -403,6 +411,10 @@ class Engine:
             with self._lock(container_id):
                 self._sweep(files)
 
+    def sweep(self) -> None:
+        """Clear what starts and removals left whose caller was killed; other calls do so too."""
+        sweeping.sweep(self._tools, self.config.root, self.config.run)
+
     def _kill_process(self, container_id: str, pid: int, number: int = signal.SIGKILL) -> None:
         """Signal a process if it is of that container: the pid may be another's by now."""
         fd = open_pidfd(pid)
@@ -438,6 +450,7 @@ class Engine:
             network=network,
             pool=pool,
             wiring=Wiring(config.root, network, config.publish, self._is_up, self._exposed),
+            vault=Vault(config.run),
         )
 
     @cached_property
@@ -505,13 +518,18 @@ class Engine:
         files = self._files(spec.id)
         root = self._root(spec.image)
         self._clear_leftovers(files)
-        if spec.ids == ALLOT:
-            spec = dataclasses.replace(spec, ids=self._tools.ids.lease(spec.id))
-        try:
-            launch(self._tools, files, spec, root, output, lambda: lifecycle.tell(files, "start"))
-        except BaseException:
-            removal.remove(self._tools, files)
-            raise
+        with folder_errors(files.folder):
+            files.begin()
+            try:
+                if spec.ids == ALLOT:
+                    spec = dataclasses.replace(spec, ids=self._tools.ids.lease(spec.id))
+                launch(
+                    self._tools, files, spec, root, output, lambda: lifecycle.tell(files, "start")
+                )
+            except BaseException:
+                removal.remove(self._tools, files)
+                raise
+            files.finish()
 
     def _clear_leftovers(self, files: Files) -> None:
         alive = ("running", "paused")

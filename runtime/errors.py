@@ -83,6 +83,18 @@ class ContainerLost(RuntimeFailure):
         self.container_id = container_id
 
 
+class SecretsGone(RuntimeFailure):
+    """The secrets of a container were kept in memory, and the machine has been restarted since."""
+
+    def __init__(self, container_id: str, names: list[str]) -> None:
+        super().__init__(
+            f"the secrets {', '.join(names)} of container {container_id!r} were kept in memory"
+            " only and are gone; remove the container and create it again with them"
+        )
+        self.container_id = container_id
+        self.names = names
+
+
 class StartFailed(RuntimeFailure):
     """The container could not be started; nothing of the attempt is left."""
 

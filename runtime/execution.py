@@ -108,7 +108,8 @@ def process(files: Files, program: Program, layers: Sequence[Path]) -> dict[str,
         env = {"TERM": "xterm", **env}
     document = own | {"args": list(program.args), "terminal": program.terminal}
     if program.user is not None:
-        account = find_account([files.upper, *layers], program.user)
+        with files.look() as layer:
+            account = find_account([layer / "upper", *layers], program.user)
         user: dict[str, Any] = {"uid": account.uid, "gid": account.gid}
         if account.groups:
             user["additionalGids"] = list(account.groups)

@@ -1,11 +1,36 @@
 """Durable files, and locks that every process on the machine honours."""
 
+import errno
 import fcntl
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from shipway.runtime.errors import HostUnfit, RuntimeFailure
+
+REMEDIES = {
+    errno.ENOSPC: ("cannot be written, for the disk is full", "free some space"),
+    errno.EDQUOT: ("cannot be written, for a quota is used up", "free some space"),
+    errno.EROFS: ("is read-only", "mount it writable, or choose another folder"),
+    errno.EACCES: ("may not be written by this user", "run as root"),
+    errno.EPERM: ("may not be written by this user", "run as root"),
+    errno.ENOTDIR: ("is no folder", "choose another folder"),
+}
+
+
+@contextmanager
+def folder_errors(folder: Path) -> Iterator[None]:
+    """Name what makes a folder of the engine's unusable, and what would help. Raises HostUnfit."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, RuntimeFailure) or error.errno not in REMEDIES:
+            raise
+        what, remedy = REMEDIES[error.errno]
+        where = error.filename2 or error.filename or folder
+        raise HostUnfit(f"{os.fsdecode(where)} {what}", remedy) from error
 
 
 def atomic_write(path: Path, data: bytes, mode: int = 0o600, durable: bool = True) -> None:
@@ -58,6 +83,23 @@ def locked(path: Path, discard: bool = False, shared: bool = False) -> Iterator[
                 return
         finally:
             os.close(fd)
+
+
+@contextmanager
+def locked_if_free(path: Path) -> Iterator[bool]:
+    """Hold the lock file `path` unless somebody else does, and delete it; whether it was free."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        yield False
+    else:
+        named = _is_still_named(fd, path)
+        yield named
+        if named:
+            path.unlink(missing_ok=True)
+    finally:
+        os.close(fd)
 
 
 def _is_still_named(fd: int, path: Path) -> bool:

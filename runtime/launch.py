@@ -15,7 +15,7 @@ from functools import cache
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from shipway.runtime import apparmor, conmon, mounts, oci, reaper
+from shipway.runtime import apparmor, conmon, disk, mounts, oci, reaper
 from shipway.runtime.cgroups import Cgroups
 from shipway.runtime.commands import run_command
 from shipway.runtime.containers import Files, Record
@@ -31,6 +31,7 @@ from shipway.runtime.network.addresses import AddressPool
 from shipway.runtime.network.bridge import Network
 from shipway.runtime.network.wiring import Wiring
 from shipway.runtime.ociruntime import OciRuntime
+from shipway.runtime.secrets import TARGET, Vault
 from shipway.runtime.spec import ContainerSpec
 from shipway.runtime.userns import UserNamespace, user_namespace
 
@@ -49,6 +50,7 @@ class Tools:
     pool: AddressPool
     ids: IdRanges
     wiring: Wiring
+    vault: Vault
 
 
 @dataclass(frozen=True)
@@ -100,9 +102,11 @@ def bring_up(
     ip = str(address) if address else ""
     files.write_record(replace(record, ip=ip))
     tools.wiring.lease(spec)
-    write_etc(tools, files, spec, address)
-    write_config(tools, files, spec, {**root.env, **tools.wiring.link_environment(spec)})
-    pid = create(tools, files, spec, root, output)
+    tools.vault.keep(spec)
+    with disk.writable(files.layer, spec.limits.disk) as layer:
+        write_etc(tools, files, layer.seen / "upper", spec, address)
+        write_config(tools, files, spec, {**root.env, **tools.wiring.link_environment(spec)})
+        pid = create(tools, files, spec, root, layer, output)
     if address is not None:
         tools.network.attach(address, pid)
         tools.wiring.connect(spec.id)
@@ -117,6 +121,10 @@ def check_paths(files: Files, spec: ContainerSpec) -> None:
             f"container id {spec.id!r} is too long for the folder {files.bundle.parent}"
         )
     for mount in spec.mounts:
+        if mount.kind == "bind" and Path(mount.source).is_symlink():
+            raise InvalidSpec(
+                f"mount source {mount.source} is a symlink; name the folder or file it points to"
+            )
         if mount.kind == "bind" and not Path(mount.source).exists():
             raise InvalidSpec(f"mount source {mount.source} does not exist")
     folder = spec.log_path.parent if spec.log_path else files.folder
@@ -124,7 +132,9 @@ def check_paths(files: Files, spec: ContainerSpec) -> None:
         raise InvalidSpec(f"the folder of log_path {spec.log_path} does not exist")
 
 
-def write_etc(tools: Tools, files: Files, spec: ContainerSpec, address: IPv4Address | None) -> None:
+def write_etc(
+    tools: Tools, files: Files, upper: Path, spec: ContainerSpec, address: IPv4Address | None
+) -> None:
     """Write the files every container gets of its own into its writable layer: no mount needed.
 
     But /etc/hosts changes while the container runs, so it is a file outside, and mounted. At a second
@@ -135,13 +145,13 @@ def write_etc(tools: Tools, files: Files, spec: ContainerSpec, address: IPv4Addr
     hosts.write_first(files.hosts, hosts.own_part(hostname, address, spec.extra_hosts))
     resolver = tools.network.resolver().changed(spec.dns, spec.dns_search, spec.dns_options)
     try:
-        (files.upper / "etc").mkdir()
-        (files.upper / "etc").chmod(0o755)
+        (upper / "etc").mkdir()
+        (upper / "etc").chmod(0o755)
     except FileExistsError:
         pass
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        etc = os.open(files.upper / "etc", flags)
+        etc = os.open(upper / "etc", flags)
     except OSError:
         return
     try:
@@ -174,6 +184,8 @@ def write_config(tools: Tools, files: Files, spec: ContainerSpec, env: Mapping[s
         nofile=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
         ipv6=tools.network.ipv6_inside(spec.network),
         masked=masked_for_each_cpu(),
+        # crun leaves these writable when it makes the folder above them read-only.
+        readonly=tuple(str(each.mount) for each in tools.cgroups.hierarchies if not each.unified),
         apparmor=apparmor.profile_name(),
     )
     document = oci.config(spec, host, places(spec), env)
@@ -200,6 +212,8 @@ def places(spec: ContainerSpec) -> list[oci.Place]:
         for number, mount in enumerate(spec.mounts)
         if mount.kind == "bind"
     ]
+    if spec.secrets:
+        found.append(oci.Place(mounts.MOUNT_POINT / "secrets", TARGET, readonly=True))
     return found
 
 
@@ -208,6 +222,7 @@ def create(
     files: Files,
     spec: ContainerSpec,
     root: Root,
+    layer: disk.Layer,
     output: int | None,
 ) -> int:
     """Mount everything and have conmon create the container; returns init's pid."""
@@ -233,7 +248,7 @@ def create(
     argv = conmon.conmon_argv(tools.conmon, tools.runtime, monitor)
 
     def mount_and_create() -> int:
-        mount_all(files, spec, root, namespace)
+        mount_all(tools, spec, root, layer, namespace)
         return conmon.create_container(argv, files.bundle, tools.cgroups.adopt_monitor, streams)
 
     try:
@@ -255,14 +270,21 @@ def start_error(message: str) -> StartFailed:
     return StartFailed(message)
 
 
-def mount_all(files: Files, spec: ContainerSpec, root: Root, namespace: UserNamespace) -> None:
+def mount_all(
+    tools: Tools,
+    spec: ContainerSpec,
+    root: Root,
+    layer: disk.Layer,
+    namespace: UserNamespace,
+) -> None:
     """Mount the root file system, then the container's overlays and binds at their places."""
     mounts.mount_private_tmpfs()
     scratch = mounts.MOUNT_POINT / "layers"
     scratch.mkdir()
     mounts.ROOTFS.mkdir()
+    own = layer.attach(mounts.MOUNT_POINT / disk.PLACE)
     mounts.mount_overlay(
-        mounts.ROOTFS, root.layers, files.upper, files.work, scratch, namespace, root.volatile
+        mounts.ROOTFS, root.layers, own / "upper", own / "work", scratch, namespace, root.volatile
     )
     HOSTS.touch()
     mounts.bind_idmapped(files.hosts, HOSTS, namespace, readonly=True)
@@ -280,6 +302,10 @@ def mount_all(files: Files, spec: ContainerSpec, root: Root, namespace: UserName
             else:
                 place.touch()
             mounts.bind_idmapped(mount.source, place, namespace, mount.readonly)
+    if spec.secrets:
+        place = mounts.MOUNT_POINT / "secrets"
+        place.mkdir()
+        mounts.bind(tools.vault.folder(spec.id), place)
 
 
 def start(tools: Tools, files: Files) -> None:

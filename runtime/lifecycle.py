@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from shipway.runtime import events, launch, reaper, removal, savedspec
 from shipway.runtime.commands import run_command
-from shipway.runtime.containers import Container, Exit, Files, Observer
+from shipway.runtime.containers import RUN, Container, Exit, Files, Observer
 from shipway.runtime.errors import (
     AmbiguousName,
     NameInUse,
@@ -38,6 +38,7 @@ def create(tools: Tools, observer: Observer, files: Files, spec: ContainerSpec, 
         raise NameInUse(files.id, observer.container(files).state)
     if files.folder.exists() or files.bundle.exists():
         removal.remove(tools, files)  # what a killed one left
+    files.begin()
     if spec.ids == ALLOT:
         spec = dataclasses.replace(spec, ids=tools.ids.lease(spec.id))
     try:
@@ -50,9 +51,12 @@ def create(tools: Tools, observer: Observer, files: Files, spec: ContainerSpec, 
             files.caller.touch(0o600)
         atomic_write(files.spec, savedspec.dump(spec), durable=durable)
         files.write_record(launch.new_record(spec, root.digest), durable=durable)
+        if spec.secrets:
+            tools.vault.keep(spec)
     except BaseException:
         removal.remove(tools, files)
         raise
+    files.finish()
     tell(files, "create")
 
 
@@ -75,6 +79,7 @@ def start(
     record = files.read_record()
     root = dataclasses.replace(find_root(record.digest or record.image), volatile=spec.auto_remove)
     note_exit(observer, files)
+    files.begin(RUN)
     renew(tools, files)
 
     def about_to_start() -> None:
@@ -87,7 +92,9 @@ def start(
         launch.bring_up(tools, files, spec, root, record, None, about_to_start)
     except BaseException:
         renew(tools, files)
+        files.finish()
         raise
+    files.finish()
 
 
 def renew(tools: Tools, files: Files) -> None:

@@ -56,7 +56,10 @@ def in_own_mount_namespace(work: Callable[[], Result]) -> Result:
 def bind_idmapped(
     source: Path | str, target: Path, namespace: UserNamespace, readonly: bool
 ) -> None:
-    """Mount a directory or file at `target`: the ids on its disk are the namespace's own ids."""
+    """Mount a directory or file at `target`: the ids on its disk are the namespace's own ids.
+
+    A symlink at `source` is not followed: another container may have put it there just now.
+    """
     fd = syscalls.clone_mount(str(source))
     try:
         attributes = MOUNT_ATTR_IDMAP | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
@@ -66,6 +69,11 @@ def bind_idmapped(
         syscalls.attach_mount(fd, str(target))
     finally:
         os.close(fd)
+
+
+def bind(source: Path, target: Path) -> None:
+    """Mount a directory at `target` as it is, ids and all."""
+    syscalls.mount(str(source), str(target), None, syscalls.MS_BIND)
 
 
 def mount_private_tmpfs() -> None:

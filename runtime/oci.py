@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from shipway.runtime import seccomp
@@ -67,7 +67,7 @@ class Place:
 class Host:
     """What the configuration takes from the machine: paths and its hard limit of open files.
 
-    `masked` are paths to hide that only some machines have; `apparmor` is a profile's name.
+    `masked` and `readonly` are paths that only some machines have; `apparmor` names a profile.
     """
 
     rootfs: Path
@@ -76,6 +76,7 @@ class Host:
     cgroup_mount: bool = True
     ipv6: Ipv6 = "off"
     masked: tuple[str, ...] = ()
+    readonly: tuple[str, ...] = ()
     apparmor: str | None = None
 
 
@@ -89,11 +90,7 @@ def config(
         "root": {"path": str(host.rootfs), "readonly": spec.readonly_root},
         "hostname": spec.hostname or hostname_for(spec.id),
         "process": process(spec, spec.args, {**image_env, **spec.env}, host.nofile) | confined,
-        "mounts": [
-            *_system_mounts(spec, host),
-            *(_bind(place) for place in places),
-            *(_tmpfs(mount) for mount in spec.mounts if mount.kind == "tmpfs"),
-        ],
+        "mounts": [*_system_mounts(spec, host), *_own_mounts(spec, places)],
         "linux": _linux(spec, host),
     }
 
@@ -165,6 +162,13 @@ def _system_mounts(spec: ContainerSpec, host: Host) -> list[dict[str, Any]]:
     return mounts
 
 
+def _own_mounts(spec: ContainerSpec, places: Sequence[Place]) -> list[dict[str, Any]]:
+    """Those that were asked for; what lies deeper comes later, else it would be covered."""
+    binds = [_bind(place) for place in places]
+    tmpfs = [_tmpfs(mount) for mount in spec.mounts if mount.kind == "tmpfs"]
+    return sorted([*binds, *tmpfs], key=lambda each: len(PurePosixPath(each["destination"]).parts))
+
+
 def _mount(kind: str, source: str, target: str, options: Sequence[str]) -> dict[str, Any]:
     return {"destination": target, "type": kind, "source": source, "options": list(options)}
 
@@ -196,7 +200,7 @@ def _linux(spec: ContainerSpec, host: Host) -> dict[str, Any]:
         "sysctl": {"net.ipv4.ip_unprivileged_port_start": "0", **IPV6_SETTINGS[host.ipv6]},
         "seccomp": seccomp.profile(spec.capabilities),
         "maskedPaths": [*MASKED_PATHS, *host.masked],
-        "readonlyPaths": list(READONLY_PATHS),
+        "readonlyPaths": [*READONLY_PATHS, *host.readonly],
     }
 
 

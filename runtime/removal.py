@@ -15,12 +15,15 @@ MONITOR_TIMEOUT = 10.0
 
 def remove(tools: Tools, files: Files) -> None:
     """Kill what runs and delete what is left, except the log. Idempotent."""
+    files.begin()
     clear_run(tools, files)
     tools.wiring.forget(files.id)
+    tools.vault.forget(files.id)
     delete_tree(files.folder)
     # Last: while the address is leased nobody else can meet what is left of its port.
     tools.pool.release(files.id)
     tools.ids.release(files.id)
+    files.finish()
 
 
 def clear_run(tools: Tools, files: Files) -> None:

@@ -35,6 +35,8 @@ def _plain(value: Any) -> Any:
         return sorted(_plain(each) for each in value)
     if isinstance(value, tuple | list):
         return [_plain(each) for each in value]
+    if isinstance(value, bytes):
+        return None  # a secret's: it is kept in memory, and never written down
     return str(value) if isinstance(value, Path) else value
 
 

@@ -18,6 +18,10 @@ USER_PATTERN = re.compile(r"(\d{1,7}):(\d{1,7})")
 HOSTNAME_PATTERN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9-]{1,63})*")
 ENV_NAME_PATTERN = re.compile(r"[^=\0]+")
 MINIMUM_MEMORY = 4 * 1024 * 1024
+MINIMUM_DISK = 16 * 1024 * 1024
+MAXIMUM_DISK = 16 * 1024**4
+SECRET_PATTERN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
+SECRETS_BYTES = 512 * 1024
 
 # What Docker grants by default, less the raw network and device making. Nothing more can be asked.
 GRANTABLE_CAPABILITIES = frozenset(
@@ -53,11 +57,19 @@ def check_id(container_id: str) -> str:
     return container_id
 
 
+# Here the kernel answers for the runtime while it sets a container up: nobody may speak for it.
+KERNELS_OWN = ("/proc", "/sys")
+
+
 def _check_target(target: str) -> None:
     parts = PurePosixPath(target).parts
     _require(
         target.startswith("/") and len(parts) > 1 and ".." not in parts and "\0" not in target,
         f"mount target {target!r} must be an absolute path below / without '..'",
+    )
+    _require(
+        not any(PurePosixPath(target).is_relative_to(path) for path in KERNELS_OWN),
+        f"mount target {target!r} must not lie in /proc or /sys",
     )
 
 
@@ -120,13 +132,17 @@ class Overlay:
 
 @dataclass(frozen=True)
 class Limits:
-    """Memory in bytes, `cpus` in whole CPUs, `pids` and `nofile` as counts; None is no limit."""
+    """Memory in bytes, `cpus` in whole CPUs, `pids` and `nofile` as counts; None is no limit.
+
+    `disk` is the size in bytes of all that the container writes outside of its mounts.
+    """
 
     memory: int | None = None
     cpu_shares: int | None = None
     cpus: float | None = None
     pids: int | None = None
     nofile: int | None = None
+    disk: int | None = None
 
     def __post_init__(self) -> None:
         if self.memory is not None:
@@ -135,6 +151,11 @@ class Limits:
             _require(2 <= self.cpu_shares <= 262144, "cpu_shares must be within 2 and 262144")
         if self.cpus is not None:
             _require(self.cpus >= 0.01, "cpus must be 0.01 or more")
+        if self.disk is not None:
+            _require(
+                MINIMUM_DISK <= self.disk <= MAXIMUM_DISK,
+                "a disk limit must be within 16 MiB and 16 TiB",
+            )
         for name in ("pids", "nofile"):
             count = getattr(self, name)
             _require(count is None or count >= 1, f"{name} must be 1 or more")
@@ -156,6 +177,9 @@ class ContainerSpec:
     ones, in all of which the container has also the names `aliases`. A link is a container that may
     be reached and a name for it; an extra host, a name and an address. `dns` are name servers in
     place of the host's.
+
+    `secrets` are files in memory, /run/secrets/<name>, for the container's user. Their values are
+    never written down with the rest: None stands for one that the engine holds already.
     """
 
     id: str
@@ -190,6 +214,7 @@ class ContainerSpec:
     dns: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
     dns_options: tuple[str, ...] = ()
+    secrets: Mapping[str, bytes | None] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         check_id(self.id)
@@ -210,6 +235,7 @@ class ContainerSpec:
         _require(1 <= self.stop_signal <= 64, "stop_signal must be within 1 and 64")
         _require(self.stop_timeout >= 0, "stop_timeout must not be negative")
         self._check_network()
+        self._check_secrets()
 
     def _check_network(self) -> None:
         wishes = (self.ports, self.publish_all, self.networks, self.links, self.dns)
@@ -234,6 +260,18 @@ class ContainerSpec:
                 word.isascii() and word.isprintable() and not set(word) & set(" #;"),
                 f"{word!r} cannot stand in a resolv.conf",
             )
+
+    def _check_secrets(self) -> None:
+        for name in self.secrets:
+            _require(
+                SECRET_PATTERN.fullmatch(name) is not None,
+                f"secret name {name!r} must be 1 to 64 of A-Z, a-z, 0-9, '_', '.' and '-',"
+                " not beginning with a dot",
+            )
+        size = sum(len(value or b"") for value in self.secrets.values())
+        _require(
+            size <= SECRETS_BYTES, "the secrets of a container may have 512 KiB together, not more"
+        )
 
     def _check_user(self) -> None:
         match = USER_PATTERN.fullmatch(self.user)

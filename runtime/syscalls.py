@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from shipway.runtime.errors import KernelRefused
 
 AT_FDCWD = -100
+AT_SYMLINK_NOFOLLOW = 0x100
 AT_EMPTY_PATH = 0x1000
 AT_RECURSIVE = 0x8000
 CLONE_NEWNS = 0x00020000
@@ -35,7 +36,13 @@ _PR_SET_SECUREBITS = 28
 _SECBIT_NO_SETUID_FIXUP = 4
 _OPEN_TREE = 428
 _MOVE_MOUNT = 429
+_FSOPEN = 430
+_FSCONFIG = 431
+_FSMOUNT = 432
 _MOUNT_SETATTR = 442
+_FSCONFIG_SET_FLAG = 0
+_FSCONFIG_SET_STRING = 1
+_FSCONFIG_CMD_CREATE = 6
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -98,8 +105,11 @@ def as_file_owner(uid: int, gid: int) -> Iterator[None]:
 
 
 def clone_mount(source: str) -> int:
-    """A new detached mount of the directory or file `source`, as a file descriptor."""
-    flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC
+    """A new detached mount of the directory or file `source`, as a file descriptor.
+
+    Of a symlink it is one of the symlink itself, which nothing can be mounted by.
+    """
+    flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_SYMLINK_NOFOLLOW
     return _check(
         _libc.syscall(
             ctypes.c_long(_OPEN_TREE),
@@ -139,4 +149,39 @@ def attach_mount(fd: int, target: str) -> None:
             ctypes.c_uint(MOVE_MOUNT_F_EMPTY_PATH),
         ),
         f"move_mount {target}",
+    )
+
+
+def new_mount(kind: str, source: str, options: tuple[str, ...]) -> int:
+    """A detached mount of a new instance of a file system, nosuid and nodev, as a descriptor."""
+    fs = _check(_libc.syscall(ctypes.c_long(_FSOPEN), kind.encode(), ctypes.c_uint(1)), "fsopen")
+    try:
+        _configure(fs, _FSCONFIG_SET_STRING, "source", source)
+        for option in options:
+            name, equals, value = option.partition("=")
+            if equals:
+                _configure(fs, _FSCONFIG_SET_STRING, name, value)
+            else:
+                _configure(fs, _FSCONFIG_SET_FLAG, name, None)
+        _configure(fs, _FSCONFIG_CMD_CREATE, None, None)
+        flags = ctypes.c_uint(MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV)
+        return _check(
+            _libc.syscall(ctypes.c_long(_FSMOUNT), ctypes.c_int(fs), ctypes.c_uint(1), flags),
+            f"fsmount {kind} {source}",
+        )
+    finally:
+        os.close(fs)
+
+
+def _configure(fs: int, command: int, key: str | None, value: str | None) -> None:
+    _check(
+        _libc.syscall(
+            ctypes.c_long(_FSCONFIG),
+            ctypes.c_int(fs),
+            ctypes.c_uint(command),
+            key.encode() if key is not None else None,
+            os.fsencode(value) if value is not None else None,
+            ctypes.c_int(0),
+        ),
+        f"fsconfig {key or 'create'} {value or ''}".rstrip(),
     )

@@ -1,6 +1,7 @@
 """An engine of a test module's own, with its bridge, control groups and rules; all gone at the end."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -19,6 +20,24 @@ from shipway.runtime.spec import ContainerSpec, IdRange
 
 IMAGE = "stack/debian-13:run"
 IDS = IdRange(300000)
+
+# The steps of a start, as module:function, in their order.
+STARTING = [
+    "containers:Files.create",
+    "network.addresses:AddressPool.lease",
+    "containers:Files.write_record",
+    "launch:write_etc",
+    "launch:write_config",
+    "mounts:mount_private_tmpfs",
+    "mounts:mount_overlay",
+    "cgroups:Cgroups.adopt_monitor",
+    "conmon:create_container",
+    "launch:create",
+    "network.bridge:Network._connect",
+    "network.bridge:Network._configure",
+    "launch:start",
+    "containers:Files.note_started",
+]
 
 
 class Lab:
@@ -43,7 +62,7 @@ class Lab:
     def spec(self, name: str, *args: str, **changes: Any) -> ContainerSpec:
         """A specification with the log at `log(name)`."""
         values = {"env": {}, "ids": IDS, "log_path": self.log(name)} | changes
-        return ContainerSpec(id=name, image=IMAGE, args=args, **values)
+        return ContainerSpec(id=name, args=args, **{"image": IMAGE, **values})
 
     def run(self, name: str, *args: str, **changes: Any) -> None:
         """Start a container."""
@@ -61,6 +80,16 @@ class Lab:
         assert ended.code == 0, text
         return text
 
+    def image(self, ref: str, change: Callable[[Path], None], **config: Any) -> str:
+        """An image of the stack and one more layer, which `change` makes in an empty folder."""
+        base = self.engine.images.get(IMAGE)
+        with self.engine.layers.staged_tree() as tree:
+            change(tree)
+            layer = self.engine.layers.commit(tree)
+        config = dataclasses.replace(base.config, **config)
+        self.engine.images.write((*base.layers, layer), config, ref)
+        return ref
+
     def log(self, name: str) -> Path:
         """Where a container's output goes."""
         return self.folder / f"{name}.log"
@@ -76,6 +105,7 @@ class Lab:
         cgroups = self.engine._tools.cgroups
         folders = [each.mount / cgroups.parent / "containers" for each in cgroups.hierarchies]
         wiring = self.engine._tools.wiring
+        vault = self.engine._tools.vault.mount
         found = {
             "published": [str(port) for port in wiring.ports.all()],
             "members": [
@@ -89,9 +119,12 @@ class Lab:
             "monitors": processes_of(self.folder),
             "ports": self.engine._tools.network.ports(),
             "leases": list(self.engine._tools.pool.leases().values()),
-            "mounts": [line for line in mounts() if str(self.folder) in line],
+            "mounts": [
+                line for line in mounts() if str(self.folder) in line and "/.secrets" not in line
+            ],
             "states": os.listdir(self.config.root / "containers"),
-            "bundles": [name for name in os.listdir(self.config.run) if name != ".oci"],
+            "bundles": [name for name in os.listdir(self.config.run) if name[0] != "."],
+            "secrets": os.listdir(vault) if vault.is_dir() else [],
             "runtime": os.listdir(self.engine._tools.runtime.root),
         }
         return {name: values for name, values in found.items() if values and values != [".cache"]}

@@ -7,26 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from enginelab import IMAGE, Lab, open_lab
+from enginelab import IMAGE, STARTING, Lab, open_lab
 from shipway.runtime.errors import NameInUse
 from shipway.runtime.spec import ContainerSpec
 
-STARTING = [
-    "containers:Files.create",
-    "network.addresses:AddressPool.lease",
-    "containers:Files.write_record",
-    "launch:write_etc",
-    "launch:write_config",
-    "mounts:mount_private_tmpfs",
-    "mounts:mount_overlay",
-    "cgroups:Cgroups.adopt_monitor",
-    "conmon:create_container",
-    "launch:create",
-    "network.bridge:Network._connect",
-    "network.bridge:Network._configure",
-    "launch:start",
-    "containers:Files.note_started",
-]
 CREATING = [
     "idranges:IdRanges.lease",
     "containers:Files.create",
