@@ -248,7 +248,7 @@ def create(
     argv = conmon.conmon_argv(tools.conmon, tools.runtime, monitor)
 
     def mount_and_create() -> int:
-        mount_all(tools, spec, root, layer, namespace)
+        mount_all(tools, files, spec, root, layer, namespace)
         return conmon.create_container(argv, files.bundle, tools.cgroups.adopt_monitor, streams)
 
     try:
@@ -272,6 +272,7 @@ def start_error(message: str) -> StartFailed:
 
 def mount_all(
     tools: Tools,
+    files: Files,
     spec: ContainerSpec,
     root: Root,
     layer: disk.Layer,

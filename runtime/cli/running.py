@@ -21,6 +21,7 @@ from shipway.runtime.cli import (
     running_limits,
     running_mounts,
     running_network,
+    running_walls,
     terminal,
 )
 from shipway.runtime.cli.common import each, engine, say
@@ -31,7 +32,7 @@ from shipway.runtime.reaper import attended
 from shipway.runtime.spec import ContainerSpec, Limits, check_id
 
 KEYS = "ctrl-p,ctrl-q"
-GROUPS = (running_basic, running_limits, running_mounts, running_network)
+GROUPS = (running_basic, running_limits, running_mounts, running_network, running_walls)
 # All after the image is the container's own command line; -h is the host name's.
 SETTINGS = {"help_option_names": ["--help"], "allow_interspersed_args": False}
 

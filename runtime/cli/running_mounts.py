@@ -62,7 +62,7 @@ def volume(text: str) -> Mount:
             Path(source).mkdir(parents=True)
         except OSError as error:
             raise InvalidSpec(f"the volume source {source} cannot be made: {error}") from error
-    return Mount(source, target, "ro" in words)
+    return Mount(os.path.realpath(source), target, "ro" in words)
 
 
 def mount(text: str) -> Mount:
@@ -77,7 +77,9 @@ def mount(text: str) -> Mount:
     readonly = found.get("readonly", "false").lower() in ("true", "1")
     target = found.get("target", "")
     if found["type"] == "bind":
-        return Mount(found.get("source", ""), target, readonly)
+        source = found.get("source", "")
+        # A link that is there now is meant; one that appears later, at a restart, is not followed.
+        return Mount(os.path.realpath(source) if source else "", target, readonly)
     if found["type"] != "tmpfs":
         raise InvalidSpec(f"the mount type {found['type']!r} is not known; use bind or tmpfs")
     options = []
