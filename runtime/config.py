@@ -43,6 +43,8 @@ class EngineConfig:
             return cls(root, Path(values.pop("run")), allow=tuple(values.pop("allow")), **values)
         except FileNotFoundError:
             return cls(root, root / "run")
+        except PermissionError as error:
+            raise HostUnfit(f"{path} may not be read by this user", "run as root") from error
         except (ValueError, TypeError, KeyError) as error:
             raise HostUnfit(
                 f"{path} is no engine's config ({error})", "delete it and set the engine up again"

@@ -287,6 +287,7 @@ def mount_all(
     mounts.mount_overlay(
         mounts.ROOTFS, root.layers, own / "upper", own / "work", scratch, namespace, root.volatile
     )
+    check_root(mounts.ROOTFS, spec)
     HOSTS.touch()
     mounts.bind_idmapped(files.hosts, HOSTS, namespace, readonly=True)
     for number, overlay in enumerate(spec.overlays):
@@ -307,6 +308,21 @@ def mount_all(
         place = mounts.MOUNT_POINT / "secrets"
         place.mkdir()
         mounts.bind(tools.vault.folder(spec.id), place)
+
+
+def check_root(rootfs: Path, spec: ContainerSpec) -> None:
+    """Refuse a root file system with a link where the OCI runtime works before it moves inside.
+
+    crun before 1.28 and runc before 1.5 (and 1.3.6, 1.4.3) follow a link at /dev to the host, and
+    make files there (CVE-2026-47766, CVE-2026-41579).
+    """
+    for name in ("dev", "proc", "sys"):
+        place = rootfs / name
+        if place.is_symlink() or (place.exists() and not place.is_dir()):
+            raise StartFailed(
+                f"image {spec.image} has no folder at /{name}, where the container gets its own;"
+                " make it a folder, or leave it out"
+            )
 
 
 def start(tools: Tools, files: Files) -> None:

@@ -4,6 +4,7 @@ All of it is done in a mount namespace that only the container's monitor keeps a
 takes every mount away when the monitor ends, however that comes about.
 """
 
+import errno
 import os
 import stat
 import threading
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from shipway.runtime import syscalls
+from shipway.runtime.errors import HostUnfit, KernelRefused
 from shipway.runtime.syscalls import MOUNT_ATTR_IDMAP, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOSUID
 from shipway.runtime.userns import UserNamespace
 
@@ -26,6 +28,7 @@ ROOTFS = MOUNT_POINT / "rootfs"
 
 # Explicit, because distributions choose other defaults, and a layer made from an upper directory
 # must not hold redirects or metadata-only copies.
+FILE_SYSTEM_REMEDY = "put the data folder on ext4, xfs or btrfs, with Linux 5.19 or later"
 OVERLAY_OPTIONS = "index=off,metacopy=off,redirect_dir=off,xino=off"
 
 
@@ -53,6 +56,20 @@ def in_own_mount_namespace(work: Callable[[], Result]) -> Result:
     return results[0]
 
 
+def _mount_overlay(target: Path, data: str, upper: Path) -> None:
+    try:
+        syscalls.mount("overlay", str(target), "overlay", 0, data)
+    except KernelRefused as error:
+        if error.errno == errno.ENODEV:
+            raise HostUnfit("the kernel has no overlayfs", "load its module overlay") from error
+        if error.errno in (errno.EINVAL, errno.EOPNOTSUPP):
+            raise HostUnfit(
+                f"the file system of {upper} takes no overlay with id-mapped layers",
+                FILE_SYSTEM_REMEDY,
+            ) from error
+        raise
+
+
 def bind_idmapped(
     source: Path | str, target: Path, namespace: UserNamespace, readonly: bool
 ) -> None:
@@ -65,7 +82,14 @@ def bind_idmapped(
         attributes = MOUNT_ATTR_IDMAP | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
         if readonly:
             attributes |= syscalls.MOUNT_ATTR_RDONLY
-        syscalls.set_mount_attributes(fd, attributes, namespace.fd, str(source))
+        try:
+            syscalls.set_mount_attributes(fd, attributes, namespace.fd, str(source))
+        except KernelRefused as error:
+            if error.errno != errno.EINVAL:
+                raise
+            raise HostUnfit(
+                f"the file system of {source} takes no id-mapped mounts", FILE_SYSTEM_REMEDY
+            ) from error
         syscalls.attach_mount(fd, str(target))
     finally:
         os.close(fd)
@@ -126,7 +150,7 @@ def mount_overlay(
         # An overlay works on its upper with the ids of who mounted it, and the host's root is
         # nobody in the id-mapped upper.
         with syscalls.as_file_owner(namespace.root, namespace.root):
-            syscalls.mount("overlay", str(target), "overlay", 0, data)
+            _mount_overlay(target, data, upper)
     for place in [*places, writable]:
         syscalls.umount(str(place))
 

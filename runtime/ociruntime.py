@@ -1,4 +1,8 @@
-"""crun or runc: which one this host can use, and the argument lists of its commands."""
+"""crun, runc or gVisor's runsc: which one this host can use, and the argument lists of its commands.
+
+crun and runc are tried by the tests. runsc is not in Debian and was not tried: its arguments and the
+names of its state files are taken from its sources.
+"""
 
 import re
 import shutil
@@ -10,7 +14,12 @@ from shipway.runtime import cgroups
 from shipway.runtime.errors import HostUnfit
 
 CRUN_REMEDY = "mount the controllers left in cgroup v2 as v1, or use runc"
-INSTALL_REMEDY = "install Debian's package crun or runc"
+REMEDIES = {
+    "crun": "install Debian's package crun",
+    "runc": "install Debian's package runc, or crun",
+    "runsc": "install gVisor's runsc; Debian has no package of it",
+}
+NAMES = ("auto", *REMEDIES)
 
 
 @dataclass(frozen=True)
@@ -54,29 +63,33 @@ class OciRuntime:
         options = ["--process", str(process), "--pid-file", str(pid_file)]
         return [str(self.path), *self.arguments(), "exec", *options, container_id]
 
-    def state_folder(self, container_id: str) -> Path:
-        """Where the runtime keeps what it knows of a container."""
-        return self.root / container_id
+    def state_files(self, container_id: str) -> list[Path]:
+        """What the runtime keeps of a container: one folder, but of runsc two files."""
+        if self.name == "runsc":
+            return list(self.root.glob(f"{container_id}_sandbox:*"))
+        folder = self.root / container_id
+        return [folder] if folder.exists() else []
 
     def awaits_start(self, container_id: str) -> bool:
-        """Whether the container is created and its program not yet started."""
-        return (self.state_folder(container_id) / "exec.fifo").exists()
+        """Whether the container is created and its program not yet started; runsc does not tell."""
+        return (self.root / container_id / "exec.fifo").exists()
 
 
 def find_runtime(wanted: str, root: Path) -> OciRuntime:
-    """The runtime to use. `wanted` is "crun", "runc" or "auto": crun if it can run here."""
-    if wanted not in ("auto", "crun", "runc"):
-        raise HostUnfit(f"the runtime {wanted!r} is not known", "choose auto, crun or runc")
-    if wanted != "runc" and shutil.which("crun"):
+    """The runtime to use. `wanted` is one of NAMES; "auto" is crun if it can run here, else runc."""
+    if wanted not in NAMES:
+        raise HostUnfit(f"the runtime {wanted!r} is not known", f"choose {', '.join(NAMES)}")
+    if wanted in ("auto", "crun") and shutil.which("crun"):
         if cgroups.mount_leftovers(cgroups.read_hierarchies()):
-            return _installed("crun", root)
+            return installed("crun", root)
         if wanted == "crun":
             raise HostUnfit("crun refuses this host's mixture of cgroup v1 and v2", CRUN_REMEDY)
-    return _installed("crun" if wanted == "crun" else "runc", root)
+    return installed("runc" if wanted == "auto" else wanted, root)
 
 
-def _installed(name: str, root: Path) -> OciRuntime:
+def installed(name: str, root: Path) -> OciRuntime:
+    """The runtime of that name. Raises HostUnfit."""
     path = shutil.which(name)
     if path is None:
-        raise HostUnfit(f"{name} is not installed", INSTALL_REMEDY)
+        raise HostUnfit(f"{name} is not installed", REMEDIES[name])
     return OciRuntime(name, Path(path), root / name)

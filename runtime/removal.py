@@ -33,9 +33,10 @@ def clear_run(tools: Tools, files: Files) -> None:
     for address, owner in tools.pool.leases().items():
         if owner == files.id:
             tools.network.detach(address)
-    if tools.runtime.state_folder(files.id).exists():
+    if tools.runtime.state_files(files.id):
         run_command(tools.runtime.delete(files.id))
-        shutil.rmtree(tools.runtime.state_folder(files.id), ignore_errors=True)
+        for left in tools.runtime.state_files(files.id):
+            shutil.rmtree(left, ignore_errors=True)
     tools.cgroups.remove(files.id)
     delete_tree(files.bundle)
 

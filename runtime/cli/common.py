@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from shipway.runtime.cli.config import engine_config
+from shipway.runtime.config import EngineConfig
 from shipway.runtime.engine import Engine
 from shipway.runtime.errors import NoSuchContainer, RuntimeFailure
 
@@ -39,6 +40,11 @@ def _session() -> Session:
     found = click.get_current_context().find_object(Session)
     assert found is not None
     return found
+
+
+def configuration() -> EngineConfig:
+    """How the engine that is meant was set up, or would be: without one, or any folder of it."""
+    return engine_config(_session().root)
 
 
 def engine(ready: bool = False) -> Engine:

@@ -23,6 +23,7 @@ INTERRUPTED = 130
 BROKEN_PIPE = 141
 
 VERBS = {
+    "check": "checking",
     "info": "host",
     "network": "networks",
     "port": "networks",
@@ -91,11 +92,14 @@ def run(argv: list[str], prog: str = "shipway runtime") -> int:
         return _fail(error.format_message(), failed)
     except RuntimeFailure as error:
         return _fail(str(error), _failure_code(error, failed))
-    except (click.Abort, KeyboardInterrupt):
-        return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still to be flushed has no reader
         return BROKEN_PIPE
+    except OSError as error:
+        where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror or error}", failed)
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
     return code if isinstance(code, int) else 0
 
 

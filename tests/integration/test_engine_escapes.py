@@ -7,8 +7,11 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
+import tempfile
+import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,19 +39,32 @@ def lab() -> Iterator[Lab]:
         assert lab.leftovers() == {}
 
 
+# A folder of the host that everybody may write to, as /tmp: tricks lead there too.
+TRAP = Path(tempfile.gettempdir(), f"sw-trap-{os.getpid()}")
+
+
 @pytest.fixture(autouse=True)
 def _host_is_untouched() -> Iterator[None]:
     """Whatever a test tries, these of the host are as they were."""
+    TRAP.mkdir()
+    TRAP.chmod(0o777)
     watched = [Path("/etc/passwd"), Path("/etc/hosts"), Path("/etc/resolv.conf"), CORE_PATTERN]
     devices = [Path("/dev/null"), Path("/dev/console"), Path("/dev/zero")]
 
     def look() -> list[object]:
         states = [(p.lstat().st_mode, p.lstat().st_uid, p.lstat().st_rdev) for p in devices]
-        return [*(path.read_bytes() for path in watched), *states, os.listdir("/")]
+        return [
+            *(path.read_bytes() for path in watched),
+            *states,
+            os.listdir("/"),
+            os.listdir(TRAP),
+        ]
 
     before = look()
     yield
-    assert look() == before
+    after = look()
+    shutil.rmtree(TRAP)
+    assert after == before
 
 
 # -- system calls ----------------------------------------------------------------------------------
@@ -229,8 +245,6 @@ def test_the_runtimes_own_file_cannot_be_written(lab: Lab) -> None:
                 os.close(fd)
         print("caught", caught, flush=True)
     """
-    import textwrap
-
     lab.run("hunter", "python3", "-c", textwrap.dedent(hunter), **ROOT)
     eventually(lambda: lab.says("hunter"))
 
@@ -288,7 +302,9 @@ def trick(name: str) -> Callable[[Path], None]:
         elif name == "dev-is-proc":
             dev.symlink_to("/proc/sys/kernel")
         elif name == "dev-is-up":
-            dev.symlink_to("../" * 12 + "tmp")
+            dev.symlink_to("../" * 12 + f"{TRAP.relative_to('/')}")
+        elif name == "dev-is-a-hosts-folder":
+            dev.symlink_to(TRAP)
         elif name == "dev-is-etc":
             dev.symlink_to("/etc")
         elif name == "dev-is-a-file":
@@ -296,9 +312,9 @@ def trick(name: str) -> Callable[[Path], None]:
         elif name == "proc-is-etc":
             (tree / "proc").symlink_to("/etc")
         elif name == "proc-is-up":
-            (tree / "proc").symlink_to("../" * 12 + "tmp")
+            (tree / "proc").symlink_to(TRAP)
         elif name == "sys-is-up":
-            (tree / "sys").symlink_to("../" * 12 + "etc")
+            (tree / "sys").symlink_to("../" * 12 + f"{TRAP.relative_to('/')}")
         elif name == "etc-is-root":
             (tree / "etc").symlink_to("/")
         elif name == "etc-is-up":
@@ -311,13 +327,14 @@ def trick(name: str) -> Callable[[Path], None]:
             for each in ("hosts", "resolv.conf", "hostname"):
                 (tree / "etc" / each / "sub").mkdir(parents=True)
         elif name == "run-is-up":
-            (tree / "run").symlink_to("../" * 12 + "run")
+            (tree / "run").symlink_to(TRAP)
 
     return change
 
 
 TRICKS = [
     *("dev-null", "dev-null-up", "dev-is-proc", "dev-is-up", "dev-is-etc", "dev-is-a-file"),
+    "dev-is-a-hosts-folder",
     *("proc-is-etc", "proc-is-up", "sys-is-up", "etc-is-root", "etc-is-up"),
     *("etc-files-are-links", "etc-files-are-folders", "run-is-up"),
 ]
@@ -445,8 +462,8 @@ def test_a_mount_target_that_is_a_symlink_stays_inside(lab: Lab) -> None:
     """A volume's target that the image made a link to the host's /etc lies in the container."""
 
     def change(tree: Path) -> None:
-        (tree / "data").symlink_to("../" * 12 + "etc/shipway-test")
-        (tree / "deep").symlink_to("/proc/1/root/etc/shipway-test")
+        (tree / "data").symlink_to("../" * 12 + f"{TRAP.relative_to('/')}/made")
+        (tree / "deep").symlink_to(f"/proc/1/root{TRAP}/made")
 
     image = lab.image("test/targets", change)
     volume = lab.folder / "volume"
@@ -458,7 +475,7 @@ def test_a_mount_target_that_is_a_symlink_stays_inside(lab: Lab) -> None:
             lab.execute("touch", f"{target}/made", image=image, mounts=mounts, **ROOT)
         except StartFailed:
             continue
-        assert not Path("/etc/shipway-test").exists()
+        assert os.listdir(TRAP) == []
 
 
 def test_a_mount_source_that_is_a_symlink_is_refused(lab: Lab) -> None:
