@@ -31,6 +31,8 @@ ENOUGH_FILES = 65536
 LITTLE_DISK = 2 * 1024**3
 NO_DISK = 100 * 1024**2
 CAP_SYS_RESOURCE = 24
+# nft 1.0.6 can crash at a list that another process is just changing.
+NFT_TRIES = 5
 # A container's id of 12 characters, and the longest name in its folder.
 LONGEST_RUN_FOLDER = launch.LONGEST_SOCKET_PATH - len("/0123456789ab/attach")
 
@@ -227,7 +229,10 @@ def _nft(_config: EngineConfig) -> Answer:
     answer = _program("nft", "nftables", "missing", "the packet filter")
     if answer[0] != "ok":
         return answer
-    done = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, timeout=30)
+    for _ in range(NFT_TRIES):
+        done = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, timeout=30)
+        if done.returncode >= 0:
+            break
     if done.returncode != 0 and os.geteuid() != 0:
         raise PermissionError
     if done.returncode != 0:

@@ -95,11 +95,15 @@ def links(lab: Lab) -> list[str]:
 
 def rules(lab: Lab) -> str:
     """The engine's packet rules, elements and all, without counters' values."""
-    listed = subprocess.run(
-        ["nft", "--stateless", "list", "ruleset"], capture_output=True, text=True, check=True
-    )
-    tables = listed.stdout.split("\ntable ")
+    listed = eventually(lambda: list_rules() or None)
+    tables = listed.split("\ntable ")
     return "".join(each for each in tables if lab.config.table in each)
+
+
+def list_rules() -> str:
+    """All packet rules; nft 1.0.6 can crash at a list that another process is just changing."""
+    argv = ["nft", "--stateless", "list", "ruleset"]
+    return subprocess.run(argv, capture_output=True, text=True, check=False).stdout
 
 
 def loops(lab: Lab) -> list[str]:
