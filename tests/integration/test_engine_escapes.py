@@ -290,6 +290,11 @@ def trick(name: str) -> Callable[[Path], None]:
 
     def change(tree: Path) -> None:
         dev = tree / "dev"
+        if name.endswith(("-up", "-folder")):
+            # A runtime that follows the link needs the same folder inside for its mounts.
+            (tree / str(TRAP)[1:]).mkdir(parents=True)
+            (tree / str(TRAP)[1:]).chmod(0o777)
+            (tree / "tmp").chmod(0o1777)
         if name == "dev-null":
             dev.mkdir()
             (dev / "null").symlink_to("/proc/sys/kernel/core_pattern")
@@ -359,6 +364,7 @@ ATTACK = """
         "core": attempt(lambda: write("/proc/sys/kernel/core_pattern")),
         "sysrq": attempt(lambda: write("/proc/sysrq-trigger")),
         "kcore": attempt(lambda: read("/proc/kcore")),
+        "interrupts": attempt(lambda: read("/proc/interrupts")),
         "keys": attempt(lambda: read("/proc/keys")),
         "timers": attempt(lambda: read("/proc/timer_list")),
         "null": attempt(lambda: device("/dev/null")),
@@ -382,7 +388,7 @@ def test_no_image_tricks_the_runtime(lab: Lab, name: str) -> None:
     found = json.loads(text)
     for path in ("core", "sysrq"):
         assert found[path] in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT), found
-    for path in ("kcore", "keys", "timers"):
+    for path in ("kcore", "keys", "timers", "interrupts"):
         assert found[path] in (0, errno.EACCES, errno.EPERM, errno.ENOENT), found
     assert found["null"] == [True, 1, 3], found
     if name.startswith("etc"):
