@@ -299,10 +299,6 @@ def mount_all(
     for number, mount in enumerate(spec.mounts):
         if mount.kind == "bind":
             place = mounts.MOUNT_POINT / f"bind{number}"
-            if Path(mount.source).is_dir():
-                place.mkdir()
-            else:
-                place.touch()
             mounts.bind_idmapped(mount.source, place, namespace, mount.readonly)
     if spec.secrets:
         place = mounts.MOUNT_POINT / "secrets"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from shipway.runtime import syscalls
-from shipway.runtime.errors import HostUnfit, KernelRefused
+from shipway.runtime.errors import HostUnfit, InvalidSpec, KernelRefused
 from shipway.runtime.syscalls import MOUNT_ATTR_IDMAP, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOSUID
 from shipway.runtime.userns import UserNamespace
 
@@ -75,10 +75,19 @@ def bind_idmapped(
 ) -> None:
     """Mount a directory or file at `target`: the ids on its disk are the namespace's own ids.
 
-    A symlink at `source` is not followed: another container may have put it there just now.
+    A `target` that is not there is made. A symlink at `source` is not followed: another container
+    may have put it there just now. InvalidSpec.
     """
     fd = syscalls.clone_mount(str(source))
     try:
+        kind = os.fstat(fd).st_mode
+        # Mounted on a file, a link would be one to whoever walks there next.
+        if stat.S_ISLNK(kind):
+            raise InvalidSpec(
+                f"mount source {source} is a symlink; name the folder or file it points to"
+            )
+        if not target.exists():
+            target.mkdir() if stat.S_ISDIR(kind) else target.touch()
         attributes = MOUNT_ATTR_IDMAP | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
         if readonly:
             attributes |= syscalls.MOUNT_ATTR_RDONLY

@@ -19,10 +19,12 @@ from typing import Any
 
 import pytest
 
-from enginelab import Lab, eventually, open_lab
+from enginelab import IDS, Lab, eventually, open_lab
+from shipway.runtime import mounts
 from shipway.runtime.errors import InvalidSpec, RuntimeFailure, StartFailed
 from shipway.runtime.seccomp import ENOSYS, EPERM
 from shipway.runtime.spec import GRANTABLE_CAPABILITIES, Limits, Mount
+from shipway.runtime.userns import user_namespace
 
 # The mightiest there can be: root, with every capability that can be granted.
 ROOT: dict[str, Any] = {"user": "0:0", "capabilities": GRANTABLE_CAPABILITIES}
@@ -476,9 +478,9 @@ def test_a_mount_target_that_is_a_symlink_stays_inside(lab: Lab) -> None:
     volume.mkdir(exist_ok=True)
     (volume / "marker").write_text("mine")
     for target in ("/data", "/deep"):
-        mounts = (Mount(str(volume), target),)
+        volumes = (Mount(str(volume), target),)
         try:
-            lab.execute("touch", f"{target}/made", image=image, mounts=mounts, **ROOT)
+            lab.execute("touch", f"{target}/made", image=image, mounts=volumes, **ROOT)
         except StartFailed:
             continue
         assert os.listdir(TRAP) == []
@@ -490,6 +492,24 @@ def test_a_mount_source_that_is_a_symlink_is_refused(lab: Lab) -> None:
     link.symlink_to("/etc")
     with pytest.raises(InvalidSpec, match="is a symlink; name the folder"):
         lab.execute("true", mounts=(Mount(str(link), "/data"),))
+    link.unlink()
+
+
+def test_a_link_is_never_mounted_itself(lab: Lab) -> None:
+    """Mounted on a file a link would lead whoever walks there: it is refused once it is in hand."""
+    link = lab.folder / "swapped"
+    link.symlink_to("/etc")
+
+    def mount() -> None:
+        mounts.mount_private_tmpfs()
+        for name in ("file", "new"):
+            target = mounts.MOUNT_POINT / name
+            if name == "file":
+                target.touch()
+            with pytest.raises(InvalidSpec, match="is a symlink"):
+                mounts.bind_idmapped(link, target, user_namespace(IDS), readonly=False)
+
+    mounts.in_own_mount_namespace(mount)
     link.unlink()
 
 
@@ -511,9 +531,9 @@ def test_a_mount_source_swapped_during_the_start_leads_nowhere(lab: Lab) -> None
     results = []
     try:
         for _ in range(25):
-            mounts = (Mount(str(shared / "sub"), "/data"),)
+            volumes = (Mount(str(shared / "sub"), "/data"),)
             try:
-                results.append(lab.execute("ls", "-A", "/data", mounts=mounts, **ROOT)[1])
+                results.append(lab.execute("ls", "-A", "/data", mounts=volumes, **ROOT)[1])
             except RuntimeFailure as error:
                 results.append(f"refused: {error}")
     finally:
