@@ -233,13 +233,11 @@ def test_detaching_and_attaching_again(lab: Lab) -> None:
 
 def test_the_terminal_is_put_right_after_a_signal(lab: Lab) -> None:
     """A caller that is told to end in the middle leaves the terminal as it found it."""
-    with terminal(lab, "run", "--rm", "-it", IMAGE, "sh") as shell:
+    script = "trap 'exit 6' TERM; echo begun; while :; do sleep 0.01; done"
+    with terminal(lab, "run", "--rm", "-it", IMAGE, "sh", "-c", script) as shell:
         before = shell.modes()
-        shell.expect("$ ")
-        shell.type("trap 'exit 6' TERM; echo be''gun\n")
         shell.expect("begun")
         shell.process.send_signal(signal.SIGTERM)
-        shell.type("\n")
         assert shell.wait() == 6
         assert shell.modes() == before
 
