@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -465,9 +465,14 @@ class Engine:
     def _files(self, container_id: str) -> Files:
         return Files(self.config.root, self.config.run, check_id(container_id))
 
+    @cached_property
+    def _paths(self) -> Callable[[str], Files]:
+        """`_files`, remembered: a network's members are asked for at each change of one."""
+        return lru_cache(4096)(self._files)
+
     def _is_up(self, container_id: str) -> bool:
         """Whether a container runs, or is being started: a cheap look."""
-        files = self._files(container_id)
+        files = self._paths(container_id)
         if files.exit.exists() or not files.folder.is_dir():
             return False
         return not files.init_pid.exists() or self._observer.init_pid(files) != 0

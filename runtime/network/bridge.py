@@ -37,6 +37,7 @@ class Network:
         self.bridge = bridge
         self.pool = pool
         self.table = table
+        self._disable_ipv6 = str(SYSCTL / "ipv6/conf" / bridge / "disable_ipv6")
         self.allow = tuple(_network(text) for text in allow)
 
     def setup(self, networks: Sequence[str] = (), elements: Sequence[Element] = ()) -> None:
@@ -78,15 +79,19 @@ class Network:
     def has_ipv6(self) -> bool:
         """Whether containers have IPv6 here: as `setup` found, and the bridge knows."""
         try:
-            return (SYSCTL / "ipv6/conf" / self.bridge / "disable_ipv6").read_text() == "0\n"
+            fd = os.open(self._disable_ipv6, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return False
+        try:
+            return os.read(fd, 1) == b"0"
+        finally:
+            os.close(fd)
 
     def ipv6_inside(self, connected: bool) -> Literal["absent", "off", "on"]:
         """What a container has of IPv6, if it is connected to the network at all."""
-        if not (SYSCTL / "ipv6").is_dir():
-            return "absent"
-        return "on" if connected and self.has_ipv6() else "off"
+        if connected and self.has_ipv6():
+            return "on"
+        return "off" if (SYSCTL / "ipv6").is_dir() else "absent"
 
     def both(self, address: IPv4Address | None) -> list[Address]:
         """A container's addresses: its IPv4 address, and the IPv6 one beside it if there is."""

@@ -12,9 +12,14 @@ from pathlib import Path
 MARKER = "# Names of networks and links; the engine keeps them.\n"
 LOCAL = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 
-# An address and its names. IPv4's only: a program that listens on IPv4 alone, as many do, would not
-# be found at the IPv6 address that most clients try first.
-Line = tuple[IPv4Address, Sequence[str]]
+
+def line(address: IPv4Address, names: Sequence[str]) -> str:
+    """A line of the file.
+
+    IPv4's only: a program that listens on IPv4 alone, as many do, would not be found at the IPv6
+    address that most clients try first.
+    """
+    return f"{address}\t{' '.join(names)}\n"
 
 
 def own_part(hostname: str, address: IPv4Address | None, extra: Iterable[tuple[str, str]]) -> str:
@@ -31,7 +36,7 @@ def write_first(path: Path, own: str) -> None:
     path.chmod(0o644)
 
 
-def rewrite(path: Path, lines: Iterable[Line]) -> None:
+def rewrite(path: Path, lines: Iterable[str]) -> None:
     """Replace what stands below the marker. A file that is not there (any more) is left so."""
     try:
         fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -40,8 +45,7 @@ def rewrite(path: Path, lines: Iterable[Line]) -> None:
     try:
         old = os.pread(fd, os.fstat(fd).st_size, 0)
         own = old.partition(MARKER.encode())[0]
-        names = "".join(f"{address}\t{' '.join(names)}\n" for address, names in lines)
-        new = own + (MARKER + names).encode()
+        new = own + (MARKER + "".join(lines)).encode()
         if new != old:
             # In one go and never shorter: whoever reads meanwhile sees no half of a line.
             os.pwrite(fd, new.ljust(len(old), b"\n"), 0)

@@ -7,6 +7,7 @@ either changes. A container that has none of this costs a look at two paths.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 
@@ -294,24 +295,19 @@ class Wiring:
         return found
 
     def _rewrite_hosts(self, containers: Iterable[str], without: str | None = None) -> None:
-        view = _View(self._addresses(), lambda each: each != without and self.is_up(each))
+        view = _View(
+            self._addresses(), self.networks, lambda each: each != without and self.is_up(each)
+        )
         for container_id in containers:
             hosts.rewrite(self._folder(container_id) / "hosts", self._lines(container_id, view))
 
-    def _lines(self, container_id: str, view: "_View") -> list[hosts.Line]:
-        named: list[tuple[str, tuple[str, ...]]] = [
-            (target, (*self.links.members(target)[container_id], target))
-            for target in self.links.of(container_id)
-        ]
+    def _lines(self, container_id: str, view: "_View") -> list[str]:
+        lines: list[str] = []
+        for target in self.links.of(container_id):
+            lines += view.line(target, self.links.members(target)[container_id], last=True)
         for network in self.networks.of(container_id):
-            members = view.members(network, self.networks)
-            named += [(member, (member, *names)) for member, names in members.items()]
-        lines: list[hosts.Line] = []
-        for member, names in dict.fromkeys(named):
-            address = view.address(member)
-            if address:
-                lines.append((address, names))
-        return lines
+            lines += view.lines_of(network)
+        return list(dict.fromkeys(lines))
 
     # -- parts ----------------------------------------------------------------------------------
 
@@ -336,21 +332,24 @@ class Wiring:
 class _View:
     """Who is up and where, looked at once while several hosts files are written."""
 
-    def __init__(self, addresses: Mapping[str, IPv4Address], is_up: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        addresses: Mapping[str, IPv4Address],
+        networks: NamedNetworks,
+        is_up: Callable[[str], bool],
+    ) -> None:
         self.addresses = addresses
-        self.is_up = is_up
-        self.found: dict[str, IPv4Address | None] = {}
-        self.listed: dict[str, dict[str, tuple[str, ...]]] = {}
+        self.networks = networks
+        self.is_up = cache(is_up)
+        self.lines_of = cache(self._lines_of)
 
-    def address(self, container_id: str) -> IPv4Address | None:
-        """A container's address while it is up."""
-        if container_id not in self.found:
-            address = self.addresses.get(container_id)
-            self.found[container_id] = address if address and self.is_up(container_id) else None
-        return self.found[container_id]
+    def line(self, member: str, names: Sequence[str], last: bool = False) -> list[str]:
+        """What says where a container is, if it is up: its id first, or last, of its names."""
+        address = self.addresses.get(member)
+        if address is None or not self.is_up(member):
+            return []
+        return [hosts.line(address, (*names, member) if last else (member, *names))]
 
-    def members(self, network: str, networks: Groups) -> dict[str, tuple[str, ...]]:
-        """The members of a network and their other names."""
-        if network not in self.listed:
-            self.listed[network] = networks.members(network)
-        return self.listed[network]
+    def _lines_of(self, network: str) -> list[str]:
+        members = self.networks.members(network).items()
+        return [line for member, names in members for line in self.line(member, names)]

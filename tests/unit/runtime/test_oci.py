@@ -1,5 +1,6 @@
 """The OCI configuration made of a specification."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -95,3 +96,18 @@ def test_a_container_without_a_host_name_gets_one_of_its_id() -> None:
     """Dots of an id become dashes."""
     assert config()["hostname"] == "web-1"
     assert config(hostname="shop")["hostname"] == "shop"
+
+
+def test_ipv6_is_set_only_where_the_kernel_has_it() -> None:
+    """A kernel without IPv6 is asked for none of its settings; else it is turned on or off."""
+
+    def settings(ipv6: oci.Ipv6) -> dict[str, str]:
+        spec = ContainerSpec("web.1", "i", ("run",), {}, IdRange(100000))
+        host = dataclasses.replace(HOST, ipv6=ipv6)
+        found: dict[str, str] = oci.config(spec, host, [], {})["linux"]["sysctl"]
+        return {name: value for name, value in found.items() if ".ipv6." in name}
+
+    assert settings("absent") == {}
+    assert settings("off")["net.ipv6.conf.all.disable_ipv6"] == "1"
+    assert settings("on")["net.ipv6.conf.all.disable_ipv6"] == "0"
+    assert settings("on")["net.ipv6.conf.default.accept_ra"] == "0"

@@ -13,7 +13,7 @@ def test_names_come_and_go_below_the_own_part(tmp_path: Path) -> None:
     own = hosts.own_part("shop", IPv4Address("10.83.0.2"), [("db.example", "192.0.2.7")])
     hosts.write_first(path, own)
     inode = path.stat().st_ino
-    hosts.rewrite(path, [(IPv4Address("10.83.0.3"), ["pg", "db"])])
+    hosts.rewrite(path, [hosts.line(IPv4Address("10.83.0.3"), ["pg", "db"])])
     assert path.read_text() == own + hosts.MARKER + "10.83.0.3\tpg db\n"
     assert "10.83.0.2\tshop\n" in own
     assert "192.0.2.7\tdb.example\n" in own
