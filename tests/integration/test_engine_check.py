@@ -259,13 +259,13 @@ def test_gvisors_runtime_can_be_named(folder: Path) -> None:
 
 def test_what_gvisor_keeps_of_a_container_is_found(folder: Path) -> None:
     """Its two files are named after container and sandbox; of crun and runc it is a folder."""
-    runsc = OciRuntime("runsc", Path("/usr/bin/runsc"), "1", folder)
+    runsc = OciRuntime("runsc", Path("/usr/bin/runsc"), folder)
     for name in ("web_sandbox:web.state", "web_sandbox:web.lock", "web2_sandbox:web2.state"):
         (folder / name).touch()
     found = {path.name for path in runsc.state_files("web")}
     assert found == {"web_sandbox:web.state", "web_sandbox:web.lock"}
     assert not runsc.awaits_start("web")
-    assert OciRuntime("crun", Path("/usr/bin/crun"), "1", folder).state_files("web") == []
+    assert OciRuntime("crun", Path("/usr/bin/crun"), folder).state_files("web") == []
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def strays(lab: Lab) -> list[str]:
     root = lab.config.root
     folders = [root, lab.config.run, root / "addresses", root / "locks", root / "unfinished"]
     names = [f"{folder.name}/{name}" for folder in folders for name in os.listdir(folder)]
-    known = ("d/", "r/.oci", "r/.secrets", "addresses/", "locks/.setup")
+    known = ("d/", "r/.oci", "r/.secrets", "addresses/", "locks/.")
     return [each for each in names if not each.startswith(known) or each.startswith("d/.")]
 
 
