@@ -2,11 +2,8 @@
 
 import builtins
 import dataclasses
-import json
 import os
 import platform
-import secrets
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,20 +12,18 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shipway.runtime import apparmor, host, lifecycle, oci, removal, sweeping
+from shipway.runtime import apparmor, ending, host, lifecycle, readiness, removal, sweeping
 from shipway.runtime.attach import Attachment
 from shipway.runtime.cgroups import Cgroups, Stats
 from shipway.runtime.config import EngineConfig
 from shipway.runtime.conmon import find_conmon
 from shipway.runtime.containers import (
-    SIGKILL_CODE,
     Container,
     Exit,
     Files,
     Observer,
     open_pidfd,
     read_pid,
-    wait_for_end,
 )
 from shipway.runtime.errors import (
     ContainerExists,
@@ -37,13 +32,12 @@ from shipway.runtime.errors import (
     HostUnfit,
     NoSuchContainer,
 )
-from shipway.runtime.files import atomic_write, folder_errors, locked
-from shipway.runtime.foreground import Output, Patience, pump, run_streamed
+from shipway.runtime.files import folder_errors, locked
+from shipway.runtime.foreground import Output, Patience, pump
 from shipway.runtime.idranges import IdRanges
 from shipway.runtime.images.layers import LayerStore
 from shipway.runtime.images.store import ImageStore
 from shipway.runtime.launch import Root, Tools, launch
-from shipway.runtime.network import firewall
 from shipway.runtime.network.addresses import AddressPool
 from shipway.runtime.network.bridge import Network
 from shipway.runtime.network.publish import Publish, Published, parse_exposed
@@ -56,7 +50,6 @@ from shipway.runtime.spec import ALLOT, ContainerSpec, check_env, check_id
 if TYPE_CHECKING:
     from shipway.runtime.execution import Execution, Program
 
-BOOT = Path("/proc/sys/kernel/random/boot_id")
 PROGRAM_TIMEOUT = 10.0
 SETUP_REMEDY = "the engine must be root on a host of its own, not in a container"
 
@@ -91,11 +84,9 @@ class Engine:
 
     def ensure_ready(self) -> None:
         """`setup`, unless all that it made in this boot is still there. HostUnfit."""
-        mark, wanted = self._tools.runtime.root.parent / "ready", self._fingerprint()
-        if _text(mark) == wanted and self._tools.network.is_up():
-            return
-        self.setup()
-        atomic_write(mark, wanted.encode(), durable=False)
+        if not readiness.is_ready(self._tools, self.config):
+            self.setup()
+            readiness.note_ready(self._tools, self.config)
 
     def info(self) -> dict[str, Any]:
         """Versions and features of the machine, for people."""
@@ -194,22 +185,14 @@ class Engine:
         timeout: float | None = None,
     ) -> Exit:
         """Run one more program in a running container, as its user, with its environment and `env`."""
+        # Imported late: few of the engine's callers ever join a container.
+        from shipway.runtime import execution
+
         check_env(env or {})
         files = self._files(container_id)
         lifecycle.check(self._observer, files, "exec")
         self._observer.await_program(files, PROGRAM_TIMEOUT)
-        document = files.bundle / f"exec-{secrets.token_hex(4)}.json"
-        pid_file = document.with_suffix(".pid")
-        atomic_write(document, self._process(files, args, env or {}), durable=False)
-        try:
-            argv = self._tools.runtime.execute(container_id, document, pid_file)
-            code = run_streamed(argv, output or _drop, timeout)
-        except BaseException:
-            self._kill_process(container_id, read_pid(pid_file))
-            raise
-        finally:
-            document.unlink(missing_ok=True)
-            pid_file.unlink(missing_ok=True)
+        code = execution.run(self._tools, files, args, env or {}, output, timeout)
         return Exit(code, False, time.time())
 
     def begin(self, container_id: str, program: "Program") -> "Execution":
@@ -217,8 +200,7 @@ class Engine:
 
         The caller closes what is returned. Raises IllegalMove, NoSuchUser, StartFailed.
         """
-        # Imported late: the platform never needs it.
-        from shipway.runtime import execution
+        from shipway.runtime import execution  # late, as above
 
         files = self._files(container_id)
         lifecycle.check(self._observer, files, "exec")
@@ -307,13 +289,8 @@ class Engine:
         files = self._files(container_id)
         container = self._observer.container(files)
         if container.state in ("running", "paused", "created"):
-            fd = open_pidfd(self._observer.monitor_pid(files))
-            if fd is not None:
-                try:
-                    if not wait_for_end([fd], timeout):
-                        return None
-                finally:
-                    os.close(fd)
+            if not ending.await_end(self._observer, files, timeout):
+                return None
         found = self._note_exit(files)
         if found is None:
             raise ContainerLost(container_id)
@@ -326,16 +303,12 @@ class Engine:
 
         A paused container gets it when it goes on, but SIGKILL ends it at once.
         """
-        files = self._files(container_id)
-        state = lifecycle.check(self._observer, files, "kill")
-        self._kill_process(container_id, read_pid(files.init_pid), number)
-        lifecycle.tell(files, "kill", signal=str(number))
-        if state == "paused" and number == signal.SIGKILL:
-            self._tools.cgroups.thaw(container_id)
+        ending.kill(self._tools, self._observer, self._files(container_id), number)
 
     def send(self, container_id: str, number: int) -> None:
         """Send a signal to the container's init if it is there: for signals handed on."""
-        self._kill_process(container_id, read_pid(self._files(container_id).init_pid), number)
+        pid = read_pid(self._files(container_id).init_pid)
+        ending.signal_process(self._tools, container_id, pid, number)
 
     def pause(self, container_id: str) -> None:
         """Freeze every process of a running container. Raises IllegalMove, NoSuchContainer."""
@@ -356,34 +329,8 @@ class Engine:
         seconds. A paused container goes on first.
         """
         files = self._files(container_id)
-        found = self._stop(files, grace, number)
+        found = ending.stop(self._tools, self._observer, files, grace, number)
         self._note_exit(files)
-        return found
-
-    def _stop(self, files: Files, grace: float | None, number: int | None) -> Exit:
-        container_id = files.id
-        state = self._observer.container(files).state
-        if state in ("running", "paused"):
-            own_number, own_grace = lifecycle.stop_signal(files)
-            self._kill_process(container_id, read_pid(files.init_pid), number or own_number)
-            if state == "paused":
-                self._tools.cgroups.thaw(container_id)
-            found = self._wait_unless_lost(container_id, own_grace if grace is None else grace)
-            if found is not None:
-                lifecycle.tell(files, "stop")
-                return found
-        if self._observer.exit(files) is None:
-            # Init goes first: had it seen its children die, it might still end as if all were well.
-            self._kill_process(container_id, read_pid(files.init_pid))
-            removal.kill_processes(self._tools, files)
-        if self._observer.exit(files) is None and files.persist.is_dir():
-            # No monitor was there to note it.
-            atomic_write(files.exit, str(SIGKILL_CODE).encode(), durable=False)
-        found = self._observer.exit(files)
-        if found is None:
-            raise NoSuchContainer(container_id)
-        if state in ("running", "paused"):
-            lifecycle.tell(files, "stop")
         return found
 
     def remove(self, container_id: str, force: bool = True) -> None:
@@ -414,25 +361,6 @@ class Engine:
     def sweep(self) -> None:
         """Clear what starts and removals left whose caller was killed; other calls do so too."""
         sweeping.sweep(self._tools, self.config.root, self.config.run)
-
-    def _kill_process(self, container_id: str, pid: int, number: int = signal.SIGKILL) -> None:
-        """Signal a process if it is of that container: the pid may be another's by now."""
-        fd = open_pidfd(pid)
-        if fd is None:
-            return
-        try:
-            if self._tools.cgroups.holds(container_id, pid):
-                signal.pidfd_send_signal(fd, number)
-        except ProcessLookupError:
-            return
-        finally:
-            os.close(fd)
-
-    def _fingerprint(self) -> str:
-        """What `setup` depends on: this boot, the config, the name servers, our own rules."""
-        nameservers = self._tools.network.resolver().nameservers
-        rules = os.stat(firewall.__file__).st_mtime_ns
-        return f"{_text(BOOT)} {self.config} {nameservers} {rules}"
 
     # -- parts ----------------------------------------------------------------------------------
 
@@ -497,7 +425,7 @@ class Engine:
         return Root(layers, image.config.env, image.digest)
 
     def _remove(self, files: Files) -> None:
-        self._note_exit(files)
+        lifecycle.note_exit(self._observer, files)
         lifecycle.tell(files, "destroy")
         removal.remove(self._tools, files)
 
@@ -537,8 +465,7 @@ class Engine:
             files.finish()
 
     def _clear_leftovers(self, files: Files) -> None:
-        alive = ("running", "paused")
-        if files.folder.exists() and self._observer.container(files).state in alive:
+        if files.folder.exists() and self._observer.container(files).state in ending.ALIVE:
             raise ContainerExists(files.id)
         if files.folder.exists() or files.bundle.exists():
             removal.remove(self._tools, files)
@@ -558,26 +485,3 @@ class Engine:
         if found is None:
             raise ContainerLost(container_id)
         return found
-
-    def _wait_unless_lost(self, container_id: str, timeout: float) -> Exit | None:
-        try:
-            return self.wait(container_id, timeout)
-        except ContainerLost:
-            return None
-
-    def _process(self, files: Files, args: tuple[str, ...], env: Mapping[str, str]) -> bytes:
-        process = json.loads(files.config.read_bytes())["process"]
-        own = dict(line.split("=", 1) for line in process["env"])
-        document = process | {"args": list(args), "env": oci.environment({**own, **env})}
-        return json.dumps(document).encode()
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except FileNotFoundError:
-        return ""
-
-
-def _drop(_chunk: bytes) -> None:
-    """Take output that nobody wants."""

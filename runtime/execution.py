@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shipway.runtime import conmon, launch, lifecycle, oci
+from shipway.runtime import conmon, ending, launch, lifecycle, oci
 from shipway.runtime.accounts import find_account
 from shipway.runtime.attach import Attachment
 from shipway.runtime.commands import PATH
-from shipway.runtime.containers import Files
+from shipway.runtime.containers import Files, read_pid
 from shipway.runtime.errors import ContainerLost, StartFailed
 from shipway.runtime.files import atomic_write
+from shipway.runtime.foreground import Output, run_streamed
 from shipway.runtime.launch import Tools
 from shipway.runtime.spec import check_cwd, check_env
 
@@ -100,6 +101,33 @@ def begin(tools: Tools, files: Files, program: Program, layers: Sequence[Path]) 
     return found
 
 
+def run(
+    tools: Tools,
+    files: Files,
+    args: tuple[str, ...],
+    env: Mapping[str, str],
+    output: Output | None,
+    timeout: float | None,
+) -> int:
+    """Run a program to its end without a monitor, handing on what it says; its exit code.
+
+    It is killed if it runs longer than `timeout` seconds: TimedOut.
+    """
+    document = files.bundle / f"exec-{secrets.token_hex(4)}.json"
+    pid_file = document.with_suffix(".pid")
+    content = json.dumps(process(files, Program(args, env), ())).encode()
+    atomic_write(document, content, durable=False)
+    try:
+        argv = tools.runtime.execute(files.id, document, pid_file)
+        return run_streamed(argv, output or _drop, timeout)
+    except BaseException:
+        ending.signal_process(tools, files.id, read_pid(pid_file))
+        raise
+    finally:
+        document.unlink(missing_ok=True)
+        pid_file.unlink(missing_ok=True)
+
+
 def process(files: Files, program: Program, layers: Sequence[Path]) -> dict[str, Any]:
     """The OCI `process` object: the container's own, with what is asked for."""
     own: dict[str, Any] = json.loads(files.config.read_bytes())["process"]
@@ -163,3 +191,7 @@ def _run(tools: Tools, argv: list[str], folder: Path, program: Program) -> Execu
         for fd in (start_read, start_write, sync_read, sync_write, ready_read, ready_write):
             if fd >= 0:
                 os.close(fd)
+
+
+def _drop(_chunk: bytes) -> None:
+    """Take output that nobody wants."""

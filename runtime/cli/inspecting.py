@@ -148,11 +148,15 @@ def network(found: Engine, container: Container) -> dict[str, Any]:
     """Docker's NetworkSettings."""
     alive = container.state in ("running", "paused")
     pool = AddressPool(found.config.root / "addresses", found.config.subnet)
+    ports: dict[str, list[dict[str, str]]] = {}
+    for port in found.ports(container.id) if alive else ():
+        bound = {"HostIp": str(port.address), "HostPort": str(port.host)}
+        ports.setdefault(f"{port.container}/{port.protocol}", []).append(bound)
     return {
         "IPAddress": container.ip if alive else "",
         "IPPrefixLen": pool.network.prefixlen if alive and container.ip else 0,
         "Gateway": str(pool.gateway.ip) if alive and container.ip else "",
-        "Ports": {},
+        "Ports": ports,
     }
 
 

@@ -247,9 +247,6 @@ def test_a_second_start_follows_no_link_of_the_containers(lab: Lab) -> None:
             lab.engine.start(name)
             lab.engine.wait(name, 10)
         assert os.listdir(target) == []
-    hosts = lab.engine.files("file").upper / "etc/hosts"
-    lab.engine.start("file")
-    assert hosts.is_symlink() or "localhost" in hosts.read_text()
 
 
 def test_streams_can_be_attached_to(lab: Lab) -> None:

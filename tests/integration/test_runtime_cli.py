@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import support
 from enginelab import IMAGE, Lab, eventually, open_lab
 from runtimecli import argv, call, ok, terminal
 from shipway.runtime.images.store import ImageConfig
@@ -342,6 +343,19 @@ def test_rm_refuses_what_runs(lab: Lab) -> None:
     assert (done.returncode, "--force" in done.stderr) == (1, True)
     assert states(lab) == {"busy": "running"}
     assert ok(lab, "rm", "-f", "busy", "nobody") == "busy\n"
+
+
+def test_a_container_that_ended_by_itself_is_removed_with_its_port(lab: Lab) -> None:
+    """A published port stands in inspect while the container runs, and is no hindrance to rm."""
+    port = str(support.free_port())
+    ok(lab, "run", "-d", "--name", "web", "-p", f"127.0.0.1:{port}:80", IMAGE, "sleep", "100")
+    [found] = json.loads(ok(lab, "inspect", "web"))
+    assert found["NetworkSettings"]["Ports"] == {
+        "80/tcp": [{"HostIp": "127.0.0.1", "HostPort": port}]
+    }
+    os.kill(lab.engine.get("web").pid, signal.SIGKILL)  # by no verb, so that nobody notes its end
+    eventually(lab.engine.files("web").exit.exists)
+    assert ok(lab, "rm", "web") == "web\n"
 
 
 # -- looking ------------------------------------------------------------------------------------
