@@ -187,6 +187,7 @@ def write_config(tools: Tools, files: Files, spec: ContainerSpec, env: Mapping[s
         # crun leaves these writable when it makes the folder above them read-only.
         readonly=tuple(str(each.mount) for each in tools.cgroups.hierarchies if not each.unified),
         apparmor=apparmor.profile_name(),
+        oom_score_adj=int(Path("/proc/self/oom_score_adj").read_text()),
     )
     document = oci.config(spec, host, places(spec), env)
     files.config.write_text(json.dumps(document))

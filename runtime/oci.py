@@ -65,14 +65,17 @@ class Place:
 
 @dataclass(frozen=True)
 class Host:
-    """What the configuration takes from the machine: paths and its hard limit of open files.
+    """What the configuration takes from the machine and from this process.
 
-    `masked` and `readonly` are paths that only some machines have; `apparmor` names a profile.
+    `nofile` is the hard limit of open files; `oom_score_adj` how readily the kernel ends this process
+    when memory runs out (-1000 to 1000, the higher the sooner). `masked` and `readonly` are paths
+    that only some machines have; `apparmor` names a profile.
     """
 
     rootfs: Path
     cgroup: str
     nofile: int
+    oom_score_adj: int = 0
     cgroup_mount: bool = True
     ipv6: Ipv6 = "off"
     masked: tuple[str, ...] = ()
@@ -89,7 +92,7 @@ def config(
         "ociVersion": "1.0.2",
         "root": {"path": str(host.rootfs), "readonly": spec.readonly_root},
         "hostname": spec.hostname or hostname_for(spec.id),
-        "process": process(spec, spec.args, {**image_env, **spec.env}, host.nofile) | confined,
+        "process": process(spec, spec.args, {**image_env, **spec.env}, host) | confined,
         "mounts": [*_system_mounts(spec, host), *_own_mounts(spec, places)],
         "linux": _linux(spec, host),
     }
@@ -101,7 +104,7 @@ def hostname_for(container_id: str) -> str:
 
 
 def process(
-    spec: ContainerSpec, args: Sequence[str], env: Mapping[str, str], nofile: int
+    spec: ContainerSpec, args: Sequence[str], env: Mapping[str, str], host: Host
 ) -> dict[str, Any]:
     """The OCI `process` object of the container's first process."""
     capabilities = sorted(spec.capabilities)
@@ -117,9 +120,11 @@ def process(
         "cwd": spec.cwd,
         "capabilities": dict.fromkeys(held, capabilities),
         "rlimits": [
-            _rlimit("RLIMIT_NOFILE", min(spec.limits.nofile or DEFAULT_NOFILE, nofile)),
+            _rlimit("RLIMIT_NOFILE", min(spec.limits.nofile or DEFAULT_NOFILE, host.nofile)),
             _rlimit("RLIMIT_CORE", 0),
         ],
+        # Protection from the kernel's memory killer is ours, and shall not be inherited. Lowering it needs a capability.
+        "oomScoreAdj": max(host.oom_score_adj, 0),
         "noNewPrivileges": True,
     }
 

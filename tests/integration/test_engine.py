@@ -272,6 +272,24 @@ def test_file_limits_are_never_above_our_own(lab: Lab) -> None:
     assert int(text) == resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 
 
+def test_protection_from_the_memory_killer_is_the_engines_own(lab: Lab) -> None:
+    """However well the kernel spares the engine, it may end a container, and what is run in one, as any program."""
+    ours = Path("/proc/self/oom_score_adj")
+    before = ours.read_text()
+    with contextlib.suppress(PermissionError):  # where root lacks CAP_SYS_RESOURCE
+        ours.write_text("-900")
+    try:
+        lab.run("main", "sh", "-c", "cat /proc/self/oom_score_adj; sleep 60")
+        chunks: list[bytes] = []
+        look = ("cat", "/proc/self/oom_score_adj")
+        lab.engine.execute_in("main", look, output=chunks.append)
+    finally:
+        ours.write_text(before)
+    ordinary = str(max(int(before), 0))
+    assert b"".join(chunks).decode().split() == [ordinary]
+    assert eventually(lambda: lab.says("main")) == [ordinary]
+
+
 def test_stats_tell_use(lab: Lab) -> None:
     """Memory, CPU time and processes of running containers; unknown ones are left out."""
     lab.run("busy", "python3", "-c", "x = b'1' * 50_000_000\nwhile 1: pass")

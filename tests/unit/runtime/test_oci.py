@@ -1,6 +1,6 @@
 """The OCI configuration made of a specification."""
 
-import dataclasses
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,15 @@ from shipway.runtime.spec import ContainerSpec, IdRange, Limits, Mount
 HOST = oci.Host(rootfs=Path("/r"), cgroup="/shipway/containers/web.1", nofile=20000)
 
 
+def spec(**changes: Any) -> ContainerSpec:
+    """The specification of a small container."""
+    values = {"id": "web.1", "image": "i", "args": ("run",), "env": {}, "ids": IdRange(100000)}
+    return ContainerSpec(**{**values, **changes})
+
+
 def config(**changes: Any) -> dict[str, Any]:
     """The configuration of a small container."""
-    values = {"id": "web.1", "image": "i", "args": ("run",), "env": {}, "ids": IdRange(100000)}
-    return oci.config(ContainerSpec(**{**values, **changes}), HOST, [], {"LANG": "C", "A": "image"})
+    return oci.config(spec(**changes), HOST, [], {"LANG": "C", "A": "image"})
 
 
 def test_a_process_starts_with_nothing() -> None:
@@ -54,6 +59,13 @@ def test_open_files_stay_below_the_hosts_hard_limit() -> None:
     for wish, granted in ((None, 20000), (100, 100), (10**6, 20000)):
         limits = config(limits=Limits(nofile=wish))["process"]["rlimits"]
         assert {"type": "RLIMIT_NOFILE", "hard": granted, "soft": granted} in limits
+
+
+def test_protection_from_the_memory_killer_is_not_inherited() -> None:
+    """An engine that the kernel spares starts ordinary processes; one that it ends early starts no better ones."""
+    for own, given in ((-900, 0), (0, 0), (300, 300)):
+        document = oci.config(spec(), replace(HOST, oom_score_adj=own), [], {})
+        assert document["process"]["oomScoreAdj"] == given
 
 
 def test_limits_become_resources() -> None:
@@ -103,7 +115,7 @@ def test_ipv6_is_set_only_where_the_kernel_has_it() -> None:
 
     def settings(ipv6: oci.Ipv6) -> dict[str, str]:
         spec = ContainerSpec("web.1", "i", ("run",), {}, IdRange(100000))
-        host = dataclasses.replace(HOST, ipv6=ipv6)
+        host = replace(HOST, ipv6=ipv6)
         found: dict[str, str] = oci.config(spec, host, [], {})["linux"]["sysctl"]
         return {name: value for name, value in found.items() if ".ipv6." in name}
 
