@@ -47,7 +47,7 @@ def up(settings: Settings, output: Callable[[str], None], *, foreground: bool = 
         check_machine(settings)
         prepare(settings)
     if foreground:
-        if running or not supervisor.run_foreground(settings):
+        if running or not supervisor.run_foreground(settings, lambda: wait_ready(settings)):
             raise Conflict(f"Shipway runs already with the data folder {settings.data}.")
         return
     if not running:
@@ -132,7 +132,7 @@ def make_folders(settings: Settings) -> None:
         path.chmod(0o600)
 
 
-def wait_ready(settings: Settings, output: Callable[[str], None]) -> None:
+def wait_ready(settings: Settings, output: Callable[[str], None] = lambda _: None) -> None:
     """Return once all processes do their work; say each as it comes. Raises Unavailable after 60 s."""
     store = Store(settings)
     checks: dict[str, Callable[[], bool]] = {
@@ -152,7 +152,7 @@ def wait_ready(settings: Settings, output: Callable[[str], None]) -> None:
         if checks and time.monotonic() > deadline:
             raise Unavailable(
                 f"Not up within {READY_TIMEOUT:g} s: {', '.join(checks)}. Its last words are in"
-                f" {settings.data}/platform.log."
+                f" {settings.data}/platform.log, or in systemd's journal."
             )
         time.sleep(pause)
         pause = min(pause * 1.5, 0.05)

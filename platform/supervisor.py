@@ -6,6 +6,9 @@ start at once and share the memory of what they have in common. Anything else in
 Two processes watch each other through pidfds: the supervisor, parent of all the others, and its keeper, which starts
 a new supervisor if that one is killed (and the other way round). Neither is needed for apps to serve. Machines with
 systemd have the unit in docs/shipway.service do the keeper's work, with `shipway up --foreground`.
+
+SIGTERM ends everything. SIGHUP ends all but HAProxy, which serves on until the next supervisor's router finds it: that
+is how a new version takes over without any app noticing.
 """
 
 import contextlib
@@ -15,6 +18,7 @@ import select
 import selectors
 import shlex
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shipway.platform import warm
-from shipway.platform.errors import InvalidInput
+from shipway.platform.errors import InvalidInput, Unavailable
 from shipway.platform.settings import Settings
 
 STOP_GRACE = 15.0  # seconds a process has after SIGTERM
@@ -30,8 +34,11 @@ STOP_GRACE = 15.0  # seconds a process has after SIGTERM
 BACKOFF = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
 STEADY = 10.0  # seconds after which a process counts as started well
 MAX_LOG = 16 << 20  # bytes of the platform's own log, before it is rotated
+ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # These go last, in this order, when all is stopped: the others speak through them to the end.
-LAST = ("router", "redis")
+ROUTER = "router"
+LAST = (ROUTER, "redis")
+NOTIFY = "NOTIFY_SOCKET"  # where systemd is told of readiness
 
 
 @dataclass
@@ -78,14 +85,16 @@ class Supervisor:
         self._environ = {**os.environ, **settings.environment()}
         # Commands named `shipway` are this installation's, whatever PATH says.
         self._environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"
+        self._environ.pop(NOTIFY, None)  # gunicorn would tell systemd that all is ready
         self._processes = [Process(name, argv) for name, argv in lines.items()]
         self._write = write
         self._selector = selectors.DefaultSelector()
         self._stopping = False
+        self._handing_over = False  # the end is a restart: HAProxy is to serve on
         self._width = max(len(process.name) for process in self._processes)
 
     def run(self, keeper_died: Callable[[], int], keeper: int) -> None:
-        """Run until SIGTERM or SIGINT.
+        """Run until SIGTERM, SIGINT or SIGHUP.
 
         `keeper` is a pidfd of the keeper, -1 if there is none yet; `keeper_died` makes a new one and returns its
         pidfd, -1 where there shall be none.
@@ -106,6 +115,7 @@ class Supervisor:
                 for key, _ in self._selector.select(self._next_start()):
                     if key.data == "signal":
                         self._stopping = True
+                        self._handing_over = signal.SIGHUP in os.read(signals, 64)
                     elif key.data == "keeper":
                         self._selector.unregister(key.fd)
                         os.close(key.fd)
@@ -182,8 +192,10 @@ class Supervisor:
         for group in groups:
             alive = [process for process in group if process.pid]
             for process in alive:
+                # The router takes HAProxy down with it, unless it has no time to.
+                leaving = process.name == ROUTER and self._handing_over
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(process.pid, signal.SIGTERM)
+                    os.kill(process.pid, signal.SIGKILL if leaving else signal.SIGTERM)
             self._await_end(alive, time.monotonic() + STOP_GRACE)
 
     def _await_end(self, group: list[Process], deadline: float) -> None:
@@ -213,7 +225,7 @@ def _spawn(argv: list[str], environ: dict[str, str], output: int, death_signal: 
         if os.getppid() != parent:
             os._exit(1)
         os.setsid()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in ENDS:
             signal.signal(number, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
         null = os.open(os.devnull, os.O_RDONLY)
@@ -231,9 +243,9 @@ def _spawn(argv: list[str], environ: dict[str, str], output: int, death_signal: 
 
 @contextlib.contextmanager
 def _signal_pipe() -> Iterator[int]:
-    """A file descriptor that becomes readable at SIGTERM or SIGINT."""
+    """A file descriptor from which the numbers of signals that ask for an end can be read."""
     reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in ENDS:
         signal.signal(number, lambda *_: None)
     signal.set_wakeup_fd(writer)
     try:
@@ -302,12 +314,30 @@ class PidFile:
             os.close(fd)
 
 
-def run_foreground(settings: Settings) -> bool:
-    """Run the platform in this process until SIGTERM; False if it runs already."""
+def run_foreground(settings: Settings, wait_ready: Callable[[], None]) -> bool:
+    """Run the platform in this process until SIGTERM or SIGHUP; False if it runs already.
+
+    Started by systemd, it tells that it is ready once `wait_ready` has returned, which may raise Unavailable until then.
+    """
     if not PidFile(settings).take():
         return False
+    if NOTIFY in os.environ:
+        me = os.getpid()
+        _daemon(lambda: _tell_systemd(wait_ready, me))
     Supervisor(settings, _write_stdout).run(lambda: -1, -1)
     return True
+
+
+def _tell_systemd(wait_ready: Callable[[], None], supervisor: int) -> None:
+    """Tell systemd of readiness, however late; until then why it is not there. Ends with the supervisor."""
+    while Path(f"/proc/{supervisor}").exists():
+        try:
+            wait_ready()
+        except Unavailable as error:
+            subprocess.run(["systemd-notify", f"--status={error.message}"], check=False)
+        else:
+            subprocess.run(["systemd-notify", "--ready", "--status="], check=False)
+            return
 
 
 def _write_stdout(line: bytes) -> None:
@@ -398,7 +428,7 @@ def _daemon(body: Callable[[], None]) -> int:
         for fd in (0, 1, 2):
             os.dup2(null, fd)
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in ENDS:
             signal.signal(number, signal.SIG_DFL)
         os.chdir("/")
         body()

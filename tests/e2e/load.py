@@ -29,6 +29,10 @@ class Load:
     def __exit__(
         self, _kind: type[BaseException] | None, _e: BaseException | None, _t: TracebackType | None
     ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Ask no more, and wait for the last answers."""
         self._stop.set()
         for thread in self._threads:
             thread.join(30)

@@ -1,5 +1,6 @@
 """kill -9 of each process, of all at once, and an emptied Redis: apps serve on, and nothing confirmed is lost."""
 
+import contextlib
 import os
 import re
 import signal
@@ -121,11 +122,7 @@ def test_one_process_is_killed(shipway: Platform, role: str) -> None:
 
 def test_haproxy_is_killed(shipway: Platform) -> None:
     """kill -9 of HAProxy itself: it answers again within two seconds, with the same routes."""
-    pids = [
-        int(p.name)
-        for p in Path("/proc").iterdir()
-        if p.name.isdigit() and _is_haproxy_of(p, shipway)
-    ]
+    pids = haproxies(shipway)
     assert pids
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
@@ -133,6 +130,15 @@ def test_haproxy_is_killed(shipway: Platform) -> None:
     eventually(lambda: shipway.get("hello")[0] == 200, "HAProxy is to come back", 10)
     assert time.monotonic() - start < 5
     works(shipway)
+
+
+def haproxies(shipway: Platform) -> list[int]:
+    """The pids of the platform's HAProxy processes."""
+    return [
+        int(p.name)
+        for p in Path("/proc").iterdir()
+        if p.name.isdigit() and _is_haproxy_of(p, shipway)
+    ]
 
 
 def _is_haproxy_of(proc: Path, shipway: Platform) -> bool:
@@ -154,6 +160,46 @@ def test_the_supervisor_is_killed(shipway: Platform) -> None:
         eventually(lambda: truth(shipway) == before, "the truth is to be as before")
     assert load.failed == {}
     works(shipway)
+
+
+@contextlib.contextmanager
+def as_systemd_does(shipway: Platform) -> Iterator[subprocess.Popen[bytes]]:
+    """`shipway up --foreground` with systemd's socket for remarks; entered once it says that it is ready."""
+    address = shipway.folder / f"notify-{time.monotonic_ns()}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear:
+        ear.bind(str(address))
+        ear.settimeout(60)
+        command = ["shipway", "up", "--foreground"]
+        environ = {**shipway.environ, "NOTIFY_SOCKET": str(address)}
+        with subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL) as process:
+            try:
+                while b"READY=1" not in ear.recv(4096).splitlines():
+                    pass
+                yield process
+            finally:
+                process.terminate()
+
+
+def test_a_restart_by_systemd(shipway: Platform) -> None:
+    """It says when a push would be taken; on SIGHUP all ends but HAProxy, and no request fails until the next start."""
+    shipway.cli("down")
+    try:
+        with as_systemd_does(shipway) as process:
+            works(shipway)
+            before = truth(shipway)
+            haproxy = haproxies(shipway)
+            with Load(shipway.settings.router_port, "hello") as load:
+                process.send_signal(signal.SIGHUP)
+                assert process.wait(60) == 0
+                with as_systemd_does(shipway):
+                    eventually(lambda: truth(shipway) == before, "the same instances")
+                    assert haproxies(shipway) == haproxy
+                    load.stop()
+                    works(shipway)
+        assert load.failed == {}
+        assert haproxies(shipway) == []
+    finally:
+        shipway.start()
 
 
 def test_all_are_killed_at_once(shipway: Platform) -> None:
