@@ -121,7 +121,13 @@ def host_config(spec: ContainerSpec) -> dict[str, Any]:
         "CpuShares": limits.cpu_shares or 0,
         "Memory": limits.memory or 0,
         "NanoCpus": round((limits.cpus or 0) * NANO),
-        "NetworkMode": "default" if spec.network else "none",
+        "NetworkMode": next(iter(spec.networks), "default") if spec.network else "none",
+        "PublishAllPorts": spec.publish_all,
+        "Links": [f"{target}:{alias}" for target, alias in spec.links],
+        "ExtraHosts": [f"{name}:{address}" for name, address in spec.extra_hosts],
+        "Dns": list(spec.dns),
+        "DnsSearch": list(spec.dns_search),
+        "DnsOptions": list(spec.dns_options),
         "PidsLimit": limits.pids,
         "Privileged": False,
         "ReadonlyRootfs": spec.readonly_root,
@@ -145,19 +151,25 @@ def mounts(spec: ContainerSpec) -> list[dict[str, Any]]:
 
 
 def network(found: Engine, container: Container) -> dict[str, Any]:
-    """Docker's NetworkSettings."""
-    alive = container.state in ("running", "paused")
+    """Docker's NetworkSettings. A container has the same addresses on all its networks."""
+    alive = container.state in ("running", "paused") and bool(container.ip)
     pool = AddressPool(found.config.root / "addresses", found.config.subnet)
+    addresses = [str(each) for each in found.networks.addresses(container.id)] if alive else []
     ports: dict[str, list[dict[str, str]]] = {}
-    for port in found.ports(container.id) if alive else ():
+    for port in found.ports(container.id):
         bound = {"HostIp": str(port.address), "HostPort": str(port.host)}
         ports.setdefault(f"{port.container}/{port.protocol}", []).append(bound)
-    return {
+    own = {
         "IPAddress": container.ip if alive else "",
-        "IPPrefixLen": pool.network.prefixlen if alive and container.ip else 0,
-        "Gateway": str(pool.gateway.ip) if alive and container.ip else "",
-        "Ports": ports,
+        "IPPrefixLen": pool.network.prefixlen if alive else 0,
+        "Gateway": str(pool.gateway.ip) if alive else "",
+        "GlobalIPv6Address": addresses[1] if len(addresses) > 1 else "",
     }
+    networks = {
+        name: {"Aliases": list(aliases), **own}
+        for name, aliases in found.networks.of(container.id).items()
+    }
+    return {**own, "Ports": ports, "Networks": networks}
 
 
 def when(seconds: float) -> str:

@@ -1,14 +1,13 @@
 """`shipway runtime`'s verbs and options of the network, as a person uses them."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
 
 from enginelab import IMAGE, Lab, eventually, open_lab
 from networklab import SERVER
+from runtimecli import call, ok
 from support import free_port
 
 
@@ -20,42 +19,34 @@ def lab() -> Iterator[Lab]:
         assert lab.leftovers() == {}
 
 
-def call(lab: Lab, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run one command line."""
-    argv = [sys.executable, "-m", "shipway.runtime", "--root", str(lab.config.root), *words]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=60)
-
-
-def said(lab: Lab, *words: str) -> str:
-    """What a command line says; it must succeed."""
-    done = call(lab, *words)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def serve(lab: Lab, name: str, *options: str) -> None:
     """Start a server at port 80 of a container."""
-    said(lab, "run", "-d", "--name", name, *options, IMAGE, "python3", "-c", SERVER, name, "80")
+    ok(lab, "run", "-d", "--name", name, *options, IMAGE, "python3", "-c", SERVER, name, "80")
 
 
 def test_ports_as_docker_shows_them(lab: Lab) -> None:
     """run -p publishes; port and ps show it in Docker's form."""
     first, second = free_port(), free_port()
     serve(lab, "web", "-p", f"{first}:80", "-p", f"0.0.0.0:{second}:81/udp")
-    assert said(lab, "port", "web").splitlines() == [
+    assert ok(lab, "port", "web").splitlines() == [
         f"80/tcp -> 127.0.0.1:{first}",
         f"81/udp -> 0.0.0.0:{second}",
     ]
-    assert said(lab, "port", "web", "80") == f"127.0.0.1:{first}\n"
-    assert said(lab, "port", "web", "81/udp") == f"0.0.0.0:{second}\n"
+    assert ok(lab, "port", "web", "80") == f"127.0.0.1:{first}\n"
+    assert ok(lab, "port", "web", "81/udp") == f"0.0.0.0:{second}\n"
     missing = call(lab, "port", "web", "99/tcp")
     assert missing.returncode == 1
     assert "99/tcp of container 'web' is not published" in missing.stderr
-    [one, _] = json.loads(said(lab, "port", "web", "--json"))
+    [one, _] = json.loads(ok(lab, "port", "web", "--json"))
     assert one == {"ContainerPort": 80, "Protocol": "tcp", "HostIp": "127.0.0.1", "HostPort": first}
     shown = f"127.0.0.1:{first}->80/tcp, 0.0.0.0:{second}->81/udp"
-    assert said(lab, "ps", "--format", "{{.Ports}}") == shown + "\n"
+    assert ok(lab, "ps", "--format", "{{.Ports}}") == shown + "\n"
     assert call(lab, "port", "nobody").returncode == 1
+    [seen] = json.loads(ok(lab, "inspect", "web"))
+    assert seen["NetworkSettings"]["Ports"] == {
+        "80/tcp": [{"HostIp": "127.0.0.1", "HostPort": str(first)}],
+        "81/udp": [{"HostIp": "0.0.0.0", "HostPort": str(second)}],
+    }
     taken = call(lab, "run", "-d", "--name", "other", "-p", f"{first}:80", IMAGE, "sleep", "60")
     assert taken.returncode == 125
     assert f"127.0.0.1:{first}/tcp is published by container 'web'" in taken.stderr
@@ -66,32 +57,35 @@ def test_ports_as_docker_shows_them(lab: Lab) -> None:
 
 def test_networks_from_create_to_rm(lab: Lab) -> None:
     """network create, run --network, ls, inspect, connect, disconnect, rm."""
-    assert said(lab, "network", "create", "--label", "team=a", "shop") == "shop\n"
+    assert ok(lab, "network", "create", "--label", "team=a", "shop") == "shop\n"
     serve(lab, "db", "--network", "shop", "--network-alias", "pg")
     ask = "import socket, sys; print(socket.create_connection((sys.argv[1], 80), 5).makefile().read())"
     asking = (IMAGE, "python3", "-c", ask, "pg")
     running = ("run", "--rm", "--network", "shop", *asking)
     assert eventually(lambda: call(lab, *running).stdout).startswith("db ")
-    assert said(lab, "network", "ls", "-q") == "shop\n"
-    assert said(lab, "network", "ls").splitlines()[1].split()[:2] == ["shop", "1"]
-    [found] = json.loads(said(lab, "network", "inspect", "shop"))
+    assert ok(lab, "network", "ls", "-q") == "shop\n"
+    assert ok(lab, "network", "ls").splitlines()[1].split()[:2] == ["shop", "1"]
+    [found] = json.loads(ok(lab, "network", "inspect", "shop"))
     assert found["Labels"] == {"team": "a"}
     assert found["Containers"]["db"]["Aliases"] == ["pg"]
     assert lab.engine.get("db").ip in found["Containers"]["db"]["Addresses"]
-    assert json.loads(said(lab, "network", "ls", "--json"))[0]["Name"] == "shop"
+    assert json.loads(ok(lab, "network", "ls", "--json"))[0]["Name"] == "shop"
+    [seen] = json.loads(ok(lab, "inspect", "db"))
+    assert seen["NetworkSettings"]["Networks"]["shop"]["Aliases"] == ["pg"]
+    assert seen["HostConfig"]["NetworkMode"] == "shop"
     used = call(lab, "network", "rm", "shop")
     assert (used.returncode, "used by db" in used.stderr) == (1, True)
-    said(lab, "network", "disconnect", "shop", "db")
-    said(lab, "network", "connect", "--alias", "late", "shop", "db")
+    ok(lab, "network", "disconnect", "shop", "db")
+    ok(lab, "network", "connect", "--alias", "late", "shop", "db")
     assert lab.engine.networks.get("shop").members == {"db": ("late",)}
-    said(lab, "rm", "-f", "db")
-    assert said(lab, "network", "rm", "shop") == "shop\n"
+    ok(lab, "rm", "-f", "db")
+    assert ok(lab, "network", "rm", "shop") == "shop\n"
 
 
 def test_links_and_names_from_the_command_line(lab: Lab) -> None:
     """--link, --add-host, --dns, --dns-search and --dns-option reach the container."""
     serve(lab, "db")
-    text = said(
+    text = ok(
         lab,
         *("run", "--rm", "--link", "db:pg", "--add-host", "a:192.0.2.1", "--add-host", "b=[::2]"),
         *("--dns", "192.0.2.53", "--dns-search", "example", "--dns-option", "ndots:2"),
@@ -108,7 +102,7 @@ def test_links_and_names_from_the_command_line(lab: Lab) -> None:
     }
     assert expected <= set(text.splitlines())
     assert "PG_NAME=/" in text
-    said(lab, "rm", "-f", "db")
+    ok(lab, "rm", "-f", "db")
 
 
 @pytest.mark.parametrize(
@@ -140,4 +134,4 @@ def test_bad_options_are_refused_by_name(lab: Lab, options: tuple[str, ...], say
 @pytest.mark.parametrize("words", [["port"], ["network"], ["network", "create"], ["network", "ls"]])
 def test_help_has_an_example(lab: Lab, words: list[str]) -> None:
     """Each verb says how it is used."""
-    assert "Example: shipway runtime" in said(lab, *words, "--help")
+    assert "Example: shipway runtime" in ok(lab, *words, "--help")
