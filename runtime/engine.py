@@ -49,6 +49,9 @@ from shipway.runtime.spec import ALLOT, ContainerSpec, check_env, check_id
 
 if TYPE_CHECKING:
     from shipway.runtime.execution import Execution, Program
+    from shipway.runtime.images.archives import Writable
+    from shipway.runtime.images.commit import Change
+    from shipway.runtime.images.store import Image
 
 PROGRAM_TIMEOUT = 10.0
 SETUP_REMEDY = "the engine must be root on a host of its own, not in a container"
@@ -128,9 +131,9 @@ class Engine:
         On any error nothing of it is left. Raises NameInUse, NoSuchImage, InvalidSpec, NoFreeIds.
         """
         files = self._files(spec.id)
-        root = self._root(spec.image)
         self.sweep()
-        with self._lock(spec.id), folder_errors(files.folder):
+        with self._lock(spec.id), self.images.pinned(), folder_errors(files.folder):
+            root = self._root(spec.image)
             self._sweep(files)
             lifecycle.create(self._tools, self._observer, files, spec, root)
         return self.get(spec.id)
@@ -347,6 +350,20 @@ class Engine:
         """The id meant by a name or the beginning of an id. Raises NoSuchContainer, AmbiguousName."""
         return lifecycle.resolve(self._ids(), name)
 
+    def commit(self, container_id: str, change: "Change", pause: bool = True) -> "Image":
+        """Make an image of a container's files; it is paused meanwhile. Raises NoSuchContainer."""
+        from shipway.runtime import snapshots  # rarely used, and not needed for a start
+
+        files = self._files(container_id)
+        with self._lock(container_id):
+            return snapshots.commit(self._tools, self._observer, files, self.images, change, pause)
+
+    def export(self, container_id: str, output: "Writable") -> None:
+        """Write the tar of all files of a container. Raises NoSuchContainer."""
+        from shipway.runtime import snapshots  # rarely used, and not needed for a start
+
+        snapshots.export(self._files(container_id), self.images, output)
+
     def settle(self, container_id: str) -> None:
         """Do what is due once a container has ended: note it, and remove it if that is asked.
 
@@ -449,6 +466,10 @@ class Engine:
 
     def _launch(self, spec: ContainerSpec, output: int | None) -> None:
         files = self._files(spec.id)
+        with self.images.pinned():
+            self._launch_pinned(files, spec, output)
+
+    def _launch_pinned(self, files: Files, spec: ContainerSpec, output: int | None) -> None:
         root = self._root(spec.image)
         self._clear_leftovers(files)
         with folder_errors(files.folder):

@@ -18,6 +18,7 @@ import click
 from shipway.runtime.attach import Attachment
 from shipway.runtime.cli import (
     running_basic,
+    running_images,
     running_limits,
     running_mounts,
     running_network,
@@ -32,7 +33,14 @@ from shipway.runtime.reaper import attended
 from shipway.runtime.spec import ContainerSpec, Limits, check_id
 
 KEYS = "ctrl-p,ctrl-q"
-GROUPS = (running_basic, running_limits, running_mounts, running_network, running_walls)
+GROUPS = (
+    running_basic,
+    running_images,
+    running_limits,
+    running_mounts,
+    running_network,
+    running_walls,
+)
 # All after the image is the container's own command line; -h is the host name's.
 SETTINGS = {"help_option_names": ["--help"], "allow_interspersed_args": False}
 
@@ -76,7 +84,7 @@ def specification(
     """What the image and the options say together."""
     name = values["name"] or secrets.token_hex(6)
     check_id(name)
-    stored = found.images.get(image)
+    stored = running_images.obtain(found, image, values["pull"])
     layers = [found.layers.path(layer.diff_id) for layer in reversed(stored.layers)]
     entrypoint = values["entrypoint"]
     wanted = Wanted(

@@ -143,6 +143,21 @@ class BlobStore:
             size, digest = _write_hashed(temporary, pieces)
             yield Incoming(temporary, digest, size)
 
+    @contextmanager
+    def incoming_file(self, path: Path, digest: str) -> Iterator[Incoming]:
+        """A file on the store's file system as a blob to be placed, checked. Raises DamagedBlob."""
+        with disk_errors(self.root):
+            try:
+                with path.open("rb") as file:
+                    found = hashlib.file_digest(file, "sha256").hexdigest()
+                    size = file.tell()
+                    os.fsync(file.fileno())
+            except FileNotFoundError:
+                raise DamagedBlob(digest, path, "is missing") from None
+            if f"sha256:{found}" != digest:
+                raise DamagedBlob(digest, path, "does not match its digest")
+            yield Incoming(path, digest, size)
+
     def place(self, blob: Incoming) -> None:
         """Give the blob its name, in place of one that may be damaged. The caller holds the lock."""
         blob.path.rename(self.path(blob.digest))

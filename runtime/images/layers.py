@@ -154,7 +154,7 @@ class LayerStore:
 
         With `diff_id` it must hold just that. Raises InvalidImage, InvalidArchive.
         """
-        if diff_id is None or not self._is_known(diff_id, blob.digest):
+        if diff_id is None or not self.is_known(diff_id, blob.digest):
             return self._adopt(blob, diff_id, limits)
         with self.blobs.lock():
             self.blobs.place(blob)
@@ -305,7 +305,7 @@ class LayerStore:
                 if is_digest(digest) and self.blobs.path(digest).exists():
                     yield digest
 
-    def _is_known(self, diff_id: str, digest: str) -> bool:
+    def is_known(self, diff_id: str, digest: str) -> bool:
         """Whether that blob was unpacked and checked before, and the tree is still there."""
         path = self.folder / hex_of(diff_id)
         if not path.is_dir() or self._is_suspect(path.name) or not self.has(diff_id):

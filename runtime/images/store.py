@@ -258,6 +258,17 @@ class ImageStore:
         kind = old[0].media_type if old else MANIFEST_TYPE
         self.index.put(Entry(image.digest, self.blobs.size(image.digest), ref, source, kind))
 
+    def note_source(self, ref: str, digest: str, source: str) -> None:
+        """Remember where a registry has the image that `ref` leads to, if it still is that one."""
+        self.index.change(
+            lambda entries: [
+                replace(entry, source=source)
+                if (entry.ref, entry.digest) == (ref, digest)
+                else entry
+                for entry in entries
+            ]
+        )
+
     def untag(self, ref: str) -> None:
         """Remove a tag; the image stays until prune. Raises NoSuchImage."""
         if ref not in self.refs():

@@ -1,0 +1,62 @@
+"""What a container has on its disk, given out: as a new image, or as one tar."""
+
+import contextlib
+from collections.abc import Iterator
+
+from shipway.runtime import lifecycle
+from shipway.runtime.containers import Files, Observer
+from shipway.runtime.errors import RuntimeFailure
+from shipway.runtime.images import commit as commits
+from shipway.runtime.images import rootfs
+from shipway.runtime.images.archives import Writable
+from shipway.runtime.images.commit import Change, Overrides
+from shipway.runtime.images.store import Image, ImageStore
+from shipway.runtime.launch import Tools
+
+# What the engine itself adds to the environment of a container whose image has no say on it.
+_OWN_ENV = ("HOME", "TERM")
+
+
+def commit(
+    tools: Tools, observer: Observer, files: Files, images: ImageStore, change: Change, pause: bool
+) -> Image:
+    """Make an image of a container, which is paused meanwhile if it runs and `pause` is set."""
+    record = files.read_record()
+    base = images.get(record.digest or record.image)
+    with _still(tools, observer, files) if pause else contextlib.nullcontext():
+        return commits.commit(images, base, files.upper, change, overrides(files, base))
+
+
+def export(files: Files, images: ImageStore, output: Writable) -> None:
+    """Write the tar of all files of a container."""
+    record = files.read_record()
+    image = images.get(record.digest or record.image)
+    layers = [images.layers.path(layer.diff_id) for layer in reversed(image.layers)]
+    rootfs.give_out([files.upper, *layers], output)
+
+
+def overrides(files: Files, base: Image) -> Overrides:
+    """What the container was created with; of one that was not kept, only its command is known."""
+    try:
+        spec = lifecycle.saved_spec(files)
+    except RuntimeFailure:
+        return Overrides(lifecycle.command(files) or None)
+    env = {
+        name: value
+        for name, value in spec.env.items()
+        if name not in _OWN_ENV or name in base.config.env
+    }
+    return Overrides(spec.args, env, spec.cwd)
+
+
+@contextlib.contextmanager
+def _still(tools: Tools, observer: Observer, files: Files) -> Iterator[None]:
+    """Nothing of the container runs meanwhile, if it did."""
+    if observer.container(files).state != "running":
+        yield
+        return
+    lifecycle.pause(tools, observer, files)
+    try:
+        yield
+    finally:
+        lifecycle.unpause(tools, observer, files)
