@@ -105,9 +105,7 @@ def _split_tag(name: str) -> tuple[str, str | None]:
 def _split_domain(name: str) -> tuple[str, str]:
     """What is before the first slash is a host if it looks like one: a dot, a port, localhost."""
     first, slash, rest = name.partition("/")
-    is_host = slash and (
-        "." in first or ":" in first or first == "localhost" or first != first.lower()
-    )
+    is_host = slash and ("." in first or ":" in first or first == "localhost")
     domain, path = (first, rest) if is_host else (DEFAULT_DOMAIN, name)
     if domain == _LEGACY_DOMAIN:
         domain = DEFAULT_DOMAIN

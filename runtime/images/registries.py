@@ -4,12 +4,14 @@ The manifest is asked for first, so that layers that are here already are not fe
 the manifest and the config are kept byte by byte. Logins are in a file that only root can read.
 """
 
+import contextlib
 import hashlib
 import ipaddress
 import json
 import os
+import re
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from shipway.runtime.errors import (
     StoreFull,
 )
 from shipway.runtime.images import manifests, references, tools
+from shipway.runtime.images.blobs import Incoming
 from shipway.runtime.images.intake import intake
 from shipway.runtime.images.layers import Layer
 from shipway.runtime.images.manifests import Manifest
@@ -31,6 +34,8 @@ from shipway.runtime.images.store import Image, ImageStore
 from shipway.runtime.images.tools import Output, ToolFailed
 
 AUTH = "auth.json"
+PLAIN = "plain"
+_DRESS = re.compile(r'^Error parsing image name "[^"]*": |^writing blob: |^initializing \S+ \S+: ')
 _MISSING = ("manifest unknown", "name unknown", "not found", "repository name not known")
 _FULL = "no space left on device"
 
@@ -100,8 +105,7 @@ def pull(images: ImageStore, name: str, access: Access, output: Output) -> Pulle
         for each, diff_id in zip(manifest.layers, diff_ids, strict=True):
             if each.digest in missing:
                 missing.discard(each.digest)  # a layer may be there more than once
-                path = stage / "blobs" / "sha256" / each.digest.removeprefix("sha256:")
-                with images.blobs.incoming_file(path, each.digest) as blob:
+                with _fetched(images, remote, stage, each.digest) as blob:
                     layers.append(taking.layer(blob, diff_id))
             else:
                 layers.append(Layer(diff_id, each.digest, each.size))
@@ -187,23 +191,38 @@ def _fetch(
             f"{remote.name.short} has {need} bytes to fetch, and the disk of {images.root} has"
             f" {free} left; free some"
         )
+    keep: list[str] = []
+    target = f"oci:{stage}:pulled"
+    if manifest.media_type != manifests.DOCKER_MANIFEST_TYPE:
+        keep = ["--preserve-digests"]  # skopeo would pack plain layers
+    elif any(not each.media_type.endswith("gzip") for each in manifest.layers):
+        target = f"dir:{stage / PLAIN}"  # nor can it keep those of Docker's manifest in a layout
     blobs = stage / "blobs" / "sha256"
     blobs.mkdir(parents=True)
     for each in manifest.layers:
         place = blobs / each.digest.removeprefix("sha256:")
         if each.digest not in missing and not place.exists():
             os.link(images.blobs.path(each.digest), place)
-    options = remote.access.options(remote.name.domain, "src-")
+    options = [*keep, *remote.access.options(remote.name.domain, "src-")]
+    argv = [remote.skopeo, "copy", "--insecure-policy", *options, remote.at(digest), target]
     try:
-        tools.run(
-            [
-                *(remote.skopeo, "copy", "--insecure-policy", *options),
-                *(remote.at(digest), f"oci:{stage}:pulled"),
-            ],
-            output,
-        )
+        tools.run(argv, output)
     except ToolFailed as error:
         raise _failure(remote.name, error) from error
+
+
+@contextlib.contextmanager
+def _fetched(images: ImageStore, remote: _Remote, stage: Path, digest: str) -> Iterator[Incoming]:
+    """A blob that was fetched, checked. Raises RegistryFailed."""
+    name = digest.removeprefix("sha256:")
+    path = stage / PLAIN / name
+    if not path.exists():
+        path = stage / "blobs" / "sha256" / name
+    try:
+        with images.blobs.incoming_file(path, digest) as blob:
+            yield blob
+    except DamagedBlob as error:
+        raise RegistryFailed(f"{remote.name.domain} did not give {digest} whole") from error
 
 
 # -- pushing ------------------------------------------------------------------------------------
@@ -287,7 +306,7 @@ def _drop(_line: str) -> None:
 
 def _failure(name: Reference, error: ToolFailed) -> ImageError:
     """What skopeo says, as the error that it is."""
-    reason = str(error)
+    reason = _DRESS.sub("", str(error))
     everything = "\n".join([*error.lines, reason]).lower()
     if _FULL in everything:
         return StoreFull(f"no space is left for {name.short}; free some")
