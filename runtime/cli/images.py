@@ -275,7 +275,7 @@ def prune(
         from shipway.runtime.images.build import Builder
         from shipway.runtime.images.registries import Access
 
-        Builder(store, engine().config.run, Access.of(store)).forget()
+        Builder(engine().config, store, Access.of(store)).forget()
     if as_json:
         print_json(
             {"Untagged": done.untagged, "Deleted": done.deleted, "SpaceReclaimed": done.freed}

@@ -109,7 +109,7 @@ def build(
     pairs = [each.partition("=") for each in arguments]
     if wrong := next((name for name, equals, _ in pairs if not name or not equals), None):
         raise InvalidSpec(f"--build-arg {wrong} has no value; write NAME=VALUE")
-    builder = builds.Builder(found.images, found.config.run, Access.of(found.images, tls_verify))
+    builder = builds.Builder(found.config, found.images, Access.of(found.images, tls_verify))
     with builds.context_of(found.images, context, file, sys.stdin.buffer) as (folder, dockerfile):
         request = builds.Request(
             folder,

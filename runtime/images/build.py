@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from shipway.runtime.config import EngineConfig
 from shipway.runtime.errors import ImageBuildFailed, InvalidArchive, NoSuchImage
 from shipway.runtime.images import compression, dockerfile, manifests, references, tools
 from shipway.runtime.images.intake import intake
@@ -22,6 +23,8 @@ from shipway.runtime.images.tarreader import Readable
 from shipway.runtime.images.tools import Output, ToolFailed
 
 DRIVER = "overlay"
+# The storage's mounts end with whoever made them.
+OWN_MOUNTS = ("unshare", "--mount", "--propagation", "slave", "--")
 _TAR_MAGIC = slice(257, 262)
 
 
@@ -40,13 +43,17 @@ class Request:
 
 
 class Builder:
-    """buildah with a storage of its own: `root` is durable, `run` may be lost at a reboot."""
+    """buildah with a storage of its own, below the engine's folders.
 
-    def __init__(self, images: ImageStore, run: Path, access: Access) -> None:
+    Steps run without a user namespace (buildah's chroot isolation would leave shifted owners in the
+    layers), so as with Docker whoever writes a Dockerfile is trusted with more than an app is.
+    """
+
+    def __init__(self, config: EngineConfig, images: ImageStore, access: Access) -> None:
         self._images = images
         self._access = access
-        self.root = images.engine_root / "build"
-        self._run = run / ".build"
+        self.root = config.root / "build"
+        self._run = config.run / ".build"
 
     def build(self, request: Request, output: Output) -> Image:
         """Build, and put the image into the store by all its names.
@@ -88,9 +95,8 @@ class Builder:
                 tools.run([*argv, "rmi", "--all", "--force"], _drop)
 
     def _argv(self, buildah: str) -> list[str]:
-        """buildah, whose mounts end with it."""
         return [
-            *("unshare", "--mount", "--propagation", "slave", "--", buildah),
+            *(*OWN_MOUNTS, buildah),
             *("--root", os.fspath(self.root / "storage"), "--runroot", os.fspath(self._run)),
             *("--storage-driver", DRIVER, "--registries-conf", os.fspath(self._registries())),
         ]
@@ -124,10 +130,8 @@ class Builder:
             storage = f"[{DRIVER}@{self.root / 'storage'}+{self._run}]"
             target = f"containers-storage:{storage}{wanted.full}"
             try:
-                tools.run(
-                    [tools.find("skopeo"), "copy", "--insecure-policy", f"dir:{stage}", target],
-                    _drop,
-                )
+                argv = [tools.find("skopeo"), "copy", "--insecure-policy", f"dir:{stage}", target]
+                tools.run([*OWN_MOUNTS, *argv], _drop)
             except ToolFailed as error:
                 raise ImageBuildFailed(f"{name} cannot be built from: {error}") from error
 

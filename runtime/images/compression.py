@@ -109,9 +109,8 @@ class Content(io.RawIOBase):
         return len(data)
 
     def _plain(self, size: int) -> bytes:
-        data = self._head[:size] or self._stream.read(size)
-        self._head = self._head[size:]
-        return data
+        head, self._head = self._head[:size], self._head[size:]
+        return head + self._stream.read(size - len(head)) if len(head) < size else head
 
     def _next(self, size: int) -> bytes:
         """At least one byte, unless the stream is at its end."""
