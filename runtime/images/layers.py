@@ -214,6 +214,7 @@ class LayerStore:
         Its parent is ours too (for an overlay's work folder, say). If this process is killed,
         prune removes both.
         """
+        files.spread_below(self._staging)
         folder = self._staging / secrets.token_hex(8)
         folder.mkdir(mode=0o700)
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
