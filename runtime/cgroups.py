@@ -29,15 +29,6 @@ class Hierarchy:
     unified: bool
 
 
-@dataclass(frozen=True)
-class Stats:
-    """What a container uses: memory in bytes (without droppable file cache), CPU time in µs."""
-
-    memory: int
-    cpu_usec: int
-    pids: int
-
-
 def read_hierarchies(mounts: Path = MOUNTS) -> tuple[Hierarchy, ...]:
     """The hierarchies that are mounted now."""
     found = []
@@ -85,6 +76,13 @@ class Cgroups:
     def container_path(self, container_id: str) -> str:
         """The path that the OCI runtime is given, and that /proc/<pid>/cgroup shows."""
         return f"/{self.parent}/containers/{container_id}"
+
+    def folder(self, controller: str, container_id: str | None = None) -> Path | None:
+        """The container's group in a controller's hierarchy, or that of all containers."""
+        for hierarchy in self.hierarchies:
+            if controller in hierarchy.controllers:
+                return hierarchy.mount / self.parent / "containers" / (container_id or "")
+        return None
 
     def setup(self) -> None:
         """Make the parents, with the controllers that limits need. Idempotent."""
@@ -166,29 +164,12 @@ class Cgroups:
                     return count
         return 0
 
-    def stats(self, container_id: str) -> Stats | None:
-        """What the container uses now; None if its groups are gone."""
-        memory = next(self._folders(container_id, "memory"), None)
-        pids = next(self._folders(container_id, "pids"), None)
-        if memory is None or pids is None:
-            return None
-        return Stats(
-            _memory_use(memory), self._cpu_usec(container_id), _number(pids, "pids.current")
-        )
-
     def teardown(self) -> None:
         """Delete the parents; they must be empty."""
         for hierarchy in self.hierarchies:
             base = hierarchy.mount / self.parent
             for folder in (base / "containers", base / "monitors", base):
                 _remove_folder(folder)
-
-    def _cpu_usec(self, container_id: str) -> int:
-        for folder in self._folders(container_id, "cpuacct"):
-            return _number(folder, "cpuacct.usage") // 1000
-        for folder in self._folders(container_id, "cpu"):
-            return _field(_read(folder / "cpu.stat"), "usage_usec") or 0
-        return 0
 
     def _folders(self, container_id: str, controller: str | None = None) -> Iterator[Path]:
         for hierarchy in self.hierarchies:
@@ -222,19 +203,6 @@ class Cgroups:
             for name, word in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
                 if (folder / name).exists():
                     (folder / name).write_text(word)
-
-
-def _memory_use(folder: Path) -> int:
-    """Bytes in use, less the file cache that the kernel would drop first."""
-    stat = _read(folder / "memory.stat")
-    if (folder / "memory.current").exists():
-        return _number(folder, "memory.current") - (_field(stat, "inactive_file") or 0)
-    return _number(folder, "memory.usage_in_bytes") - (_field(stat, "total_inactive_file") or 0)
-
-
-def _number(folder: Path, name: str) -> int:
-    text = _read(folder / name).strip()
-    return int(text) if text.isdigit() else 0
 
 
 def _field(text: str, name: str) -> int | None:

@@ -102,6 +102,8 @@ def create_container(argv: list[str], cwd: Path, adopt: Callable[[int], None], o
             stdout=output,
             stderr=output,
             start_new_session=True,
+            # Python ignores SIGXFSZ, and so must conmon: its log is bounded (rotation.py).
+            restore_signals=False,
         )
         os.close(sync_write)
         sync_write = -1

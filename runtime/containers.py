@@ -15,6 +15,7 @@ from shipway.runtime.errors import NoSuchContainer
 from shipway.runtime.files import atomic_write
 from shipway.runtime.mounts import MOUNT_POINT
 from shipway.runtime.ociruntime import OciRuntime
+from shipway.runtime.spec import DEFAULT_LOG
 from shipway.runtime.states import State
 
 SIGKILL_CODE = 128 + 9
@@ -70,6 +71,8 @@ class Record:
     created_at: float
     log_path: str | None
     digest: str = ""
+    log_size: int = DEFAULT_LOG
+    log_files: int = 2
 
 
 class Files:
@@ -86,6 +89,7 @@ class Files:
         self.persist = self.folder / "monitor"
         self.exit = self.persist / "exit"
         self.oom = self.folder / "oom"
+        self.spared = self.folder / "spared"
         self.monitor_pid = self.folder / "monitor.pid"
         self.init_pid = self.folder / "init.pid"
         self.started = self.folder / "started"
@@ -95,6 +99,7 @@ class Files:
         self.bundle = run / container_id
         self.config = self.bundle / "config.json"
         self.runtime_log = self.bundle / "runtime.log"
+        self.control = self.bundle / "ctl"
         self.unfinished = root / "unfinished" / container_id
 
     def create(self) -> None:
@@ -108,7 +113,8 @@ class Files:
     def reset(self) -> None:
         """Forget the last run: all but the record, the specification, the layer and the log."""
         # The exit goes last: until then the container is one that ended.
-        for path in (self.started, self.monitor_pid, self.init_pid, self.oom, self.noted):
+        marks = (self.oom, self.spared, self.noted)
+        for path in (self.started, self.monitor_pid, self.init_pid, *marks):
             path.unlink(missing_ok=True)
         for path in self.persist.iterdir() if self.persist.is_dir() else ():
             path.unlink(missing_ok=True)
@@ -222,6 +228,15 @@ class Observer:
         except (FileNotFoundError, ProcessLookupError):
             return False
 
+    def note_spared(self, files: Files) -> None:
+        """Put down how many of its processes died for want of memory, before we kill it ourselves.
+
+        What the kernel counted until then was not the container's end.
+        """
+        count = self.cgroups.oom_kills(files.id)
+        if count and self.init_pid(files):
+            atomic_write(files.spared, str(count).encode(), durable=False)
+
     def exit(self, files: Files) -> Exit | None:
         """How the container ended, if its monitor has noted it."""
         try:
@@ -234,7 +249,9 @@ class Observer:
     def _was_oom(self, files: Files, code: int) -> bool:
         if files.oom.exists():
             return True
-        found = code == SIGKILL_CODE and self.cgroups.oom_kills(files.id) > 0
+        found = code == SIGKILL_CODE and self.cgroups.oom_kills(files.id) > read_number(
+            files.spared
+        )
         if found:
             files.oom.touch()  # the control group, and its count, will not outlive a reboot
         return found
@@ -254,6 +271,11 @@ class Observer:
 
 def read_pid(path: Path) -> int:
     """The pid in a file, 0 if there is none."""
+    return read_number(path)
+
+
+def read_number(path: Path) -> int:
+    """The number in a file, 0 if there is none."""
     try:
         return int(path.read_text())
     except (FileNotFoundError, ValueError):

@@ -37,6 +37,8 @@ def signal_process(tools: Tools, container_id: str, pid: int, number: int = sign
 def kill(tools: Tools, observer: Observer, files: Files, number: int) -> None:
     """Send a signal to init. Raises IllegalMove, NoSuchContainer."""
     state = lifecycle.check(observer, files, "kill")
+    if number == signal.SIGKILL:
+        observer.note_spared(files)
     signal_process(tools, files.id, read_pid(files.init_pid), number)
     lifecycle.tell(files, "kill", signal=str(number))
     if state == "paused" and number == signal.SIGKILL:
@@ -55,6 +57,7 @@ def stop(
             tools.cgroups.thaw(files.id)
         await_end(observer, files, own_grace if grace is None else grace)
     if observer.exit(files) is None:
+        observer.note_spared(files)
         # Init goes first: had it seen its children die, it might still end as if all were well.
         signal_process(tools, files.id, read_pid(files.init_pid))
         removal.kill_processes(tools, files)

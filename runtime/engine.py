@@ -6,7 +6,7 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from shipway.runtime import apparmor, ending, host, lifecycle, readiness, removal, sweeping
 from shipway.runtime.attach import Attachment
-from shipway.runtime.cgroups import Cgroups, Stats
+from shipway.runtime.cgroups import Cgroups
 from shipway.runtime.config import EngineConfig
 from shipway.runtime.conmon import find_conmon
 from shipway.runtime.containers import (
@@ -48,10 +48,15 @@ from shipway.runtime.secrets import Vault
 from shipway.runtime.spec import ALLOT, ContainerSpec, check_env, check_id
 
 if TYPE_CHECKING:
+    from shipway.runtime.changes import Change
     from shipway.runtime.execution import Execution, Program
     from shipway.runtime.images.archives import Writable
-    from shipway.runtime.images.commit import Change
+    from shipway.runtime.images.commit import Change as ImageChange
     from shipway.runtime.images.store import Image
+    from shipway.runtime.interior import Interior
+    from shipway.runtime.logs import Line, LogReader
+    from shipway.runtime.stats import Stats
+    from shipway.runtime.top import Process
 
 PROGRAM_TIMEOUT = 10.0
 SETUP_REMEDY = "the engine must be root on a host of its own, not in a container"
@@ -279,10 +284,73 @@ class Engine:
         """The published ports of each container that has some."""
         return self._tools.wiring.published()
 
-    def stats(self, container_ids: Iterable[str]) -> dict[str, Stats]:
+    def stats(self, container_ids: Iterable[str]) -> "dict[str, Stats]":
         """What the containers use now; those that are gone are left out."""
-        found = {each: self._tools.cgroups.stats(check_id(each)) for each in container_ids}
-        return {each: stats for each, stats in found.items() if stats is not None}
+        # Here and below imported late: who only starts containers does not look.
+        from shipway.runtime import looking
+
+        return looking.stats(self._tools, [check_id(each) for each in container_ids])
+
+    def log(self, container_id: str) -> "LogReader":
+        """A reader of the container's log. Raises NoSuchContainer, NoLog."""
+        from shipway.runtime import looking
+
+        return looking.log(self._files(container_id))
+
+    def follow(
+        self, container_id: str, reader: "LogReader", timeout: float | None = None
+    ) -> "Iterator[Line | None]":
+        """What `reader` has not given out yet and what comes, until the container ends.
+
+        A None among the lines says that these are all for now; it comes at least each `timeout`
+        seconds. Raises HostUnfit.
+        """
+        from shipway.runtime import looking
+
+        return looking.follow(self._observer, self._files(container_id), reader, timeout)
+
+    def top(self, container_id: str) -> "builtins.list[Process]":
+        """The container's processes, with the machine's ids. Raises IllegalMove, NoSuchContainer."""
+        from shipway.runtime.top import processes
+
+        files = self._files(container_id)
+        lifecycle.check(self._observer, files, "top")
+        return processes(self._tools.cgroups.members(container_id))
+
+    def diff(self, container_id: str) -> "builtins.list[Change]":
+        """What the container has changed of its image, by path. Raises NoSuchContainer."""
+        return self.interior(container_id).changes()
+
+    def interior(self, container_id: str) -> "Interior":
+        """The container's file system, to copy from and to. Raises NoSuchContainer."""
+        # Imported late: a process that starts containers needs no tar.
+        from shipway.runtime.interior import Interior
+
+        files = self._files(container_id)
+        files.read_record()
+        return Interior(self._observer, files, self._layers_of, self.config.root / "locks")
+
+    def _layers_of(self, files: Files) -> Sequence[Path]:
+        record = files.read_record()
+        return self._root(record.digest or record.image).layers
+
+    def rotate_logs(
+        self,
+        container_ids: Iterable[str] | None = None,
+        size: int | None = None,
+        keep: int | None = None,
+    ) -> builtins.list[str]:
+        """Set aside the logs that have grown over `size` bytes; the ids of their containers.
+
+        Of each, `keep` older files stay. Without ids of all containers; size and keep are by default
+        as each container was made. Idempotent; what a crash cut short is carried to its end. One
+        that fails keeps no other from being rotated; RuntimeFailure is raised at the end.
+        """
+        from shipway.runtime import looking
+
+        ids = self._ids() if container_ids is None else container_ids
+        wanted = looking.Rotation(size, keep, self.config.root / "locks")
+        return looking.rotate_all(self._observer, [self._files(each) for each in ids], wanted)
 
     def wait(self, container_id: str, timeout: float | None = None) -> Exit | None:
         """The container's exit, waiting for it at most `timeout` seconds; None if it still runs.
@@ -350,7 +418,7 @@ class Engine:
         """The id meant by a name or the beginning of an id. Raises NoSuchContainer, AmbiguousName."""
         return lifecycle.resolve(self._ids(), name)
 
-    def commit(self, container_id: str, change: "Change", pause: bool = True) -> "Image":
+    def commit(self, container_id: str, change: "ImageChange", pause: bool = True) -> "Image":
         """Make an image of a container's files; it is paused meanwhile. Raises NoSuchContainer."""
         from shipway.runtime import snapshots  # rarely used, and not needed for a start
 

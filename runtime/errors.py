@@ -83,6 +83,10 @@ class ContainerLost(RuntimeFailure):
         self.container_id = container_id
 
 
+class LimitUnsupported(RuntimeFailure):
+    """The kernel, or its version of control groups, cannot hold a limit that is asked for."""
+
+
 class SecretsGone(RuntimeFailure):
     """The secrets of a container were kept in memory, and the machine has been restarted since."""
 
@@ -105,6 +109,25 @@ class ProgramNotFound(StartFailed):
 
 class ProgramNotExecutable(StartFailed):
     """The container's program is there and cannot be run: it is a folder, or not executable."""
+
+
+class NoLog(RuntimeFailure):
+    """The container was made without a log."""
+
+    def __init__(self, container_id: str) -> None:
+        super().__init__(f"container {container_id!r} keeps no log")
+        self.container_id = container_id
+
+
+class InvalidPosition(RuntimeFailure):
+    """Text that is no position of a log."""
+
+    def __init__(self, position: str) -> None:
+        super().__init__(f"{position!r} is no position of a log: give one that a reader told")
+
+
+class CopyFailed(RuntimeFailure):
+    """Files could not be copied; the message names the path."""
 
 
 class EngineBusy(RuntimeFailure):

@@ -15,10 +15,10 @@ from functools import cache
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from shipway.runtime import apparmor, conmon, disk, mounts, oci, reaper
+from shipway.runtime import apparmor, conmon, disk, limits, mounts, oci, reaper, rotation
 from shipway.runtime.cgroups import Cgroups
 from shipway.runtime.commands import run_command
-from shipway.runtime.containers import Files, Record
+from shipway.runtime.containers import Files, Record, read_pid
 from shipway.runtime.errors import (
     InvalidSpec,
     ProgramNotExecutable,
@@ -75,8 +75,7 @@ def launch(
     ready: Callable[[], None],
 ) -> None:
     """Create and start the container. With `output` its stdout and stderr go there, unlogged."""
-    check_paths(files, spec)
-    tools.wiring.check(spec)
+    check(tools, files, spec)
     files.create()
     tools.wiring.enrol(spec)
     bring_up(tools, files, spec, root, new_record(spec, root.digest), output, ready)
@@ -85,7 +84,17 @@ def launch(
 def new_record(spec: ContainerSpec, digest: str) -> Record:
     """What is written of a container that is made now."""
     log_path = str(spec.log_path) if spec.log_path else None
-    return Record(spec.id, spec.image, "", dict(spec.labels), time.time(), log_path, digest)
+    return Record(
+        spec.id,
+        spec.image,
+        "",
+        dict(spec.labels),
+        time.time(),
+        log_path,
+        digest,
+        spec.log_size,
+        spec.log_files,
+    )
 
 
 def bring_up(
@@ -107,11 +116,19 @@ def bring_up(
         write_etc(tools, files, layer.seen / "upper", spec, address)
         write_config(tools, files, spec, {**root.env, **tools.wiring.link_environment(spec)})
         pid = create(tools, files, spec, root, layer, output)
+    limits.apply_io(tools.cgroups, files.id, spec.limits)
     if address is not None:
         tools.network.attach(address, pid)
         tools.wiring.connect(spec.id)
     ready()
     start(tools, files)
+
+
+def check(tools: Tools, files: Files, spec: ContainerSpec) -> None:
+    """Refuse early what this machine cannot do. Raises InvalidSpec, LimitUnsupported."""
+    check_paths(files, spec)
+    limits.check(tools.cgroups, spec.limits)
+    tools.wiring.check(spec)
 
 
 def check_paths(files: Files, spec: ContainerSpec) -> None:
@@ -253,7 +270,10 @@ def create(
         return conmon.create_container(argv, files.bundle, tools.cgroups.adopt_monitor, streams)
 
     try:
-        return mounts.in_own_mount_namespace(mount_and_create)
+        pid = mounts.in_own_mount_namespace(mount_and_create)
+        if spec.log_path is not None:
+            rotation.bound(read_pid(files.monitor_pid), spec.log_size)
+        return pid
     except StartFailed as error:
         reason = last_error(files.runtime_log) or str(error)
         raise start_error(f"container {spec.id} could not be created: {reason}") from error

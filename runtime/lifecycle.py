@@ -42,8 +42,7 @@ def create(tools: Tools, observer: Observer, files: Files, spec: ContainerSpec, 
     if spec.ids == ALLOT:
         spec = dataclasses.replace(spec, ids=tools.ids.lease(spec.id))
     try:
-        launch.check_paths(files, spec)
-        tools.wiring.check(spec)
+        launch.check(tools, files, spec)
         files.create()
         tools.wiring.enrol(spec)
         durable = not spec.auto_remove  # such a container does not outlast a reboot anyway
@@ -88,7 +87,7 @@ def start(
         tell(files, "start")  # now, so that it comes before the end of a very short program
 
     try:
-        launch.check_paths(files, spec)
+        launch.check(tools, files, spec)
         launch.bring_up(tools, files, spec, root, record, None, about_to_start)
     except BaseException:
         renew(tools, files)

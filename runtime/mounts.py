@@ -75,33 +75,45 @@ def bind_idmapped(
 ) -> None:
     """Mount a directory or file at `target`: the ids on its disk are the namespace's own ids.
 
-    A `target` that is not there is made. A symlink at `source` is not followed: another container
-    may have put it there just now. InvalidSpec.
+    A `target` that is not there is made. Raises as `idmapped`.
     """
-    fd = syscalls.clone_mount(str(source))
+    fd = idmapped(source, namespace, readonly)
     try:
-        kind = os.fstat(fd).st_mode
-        # Mounted on a file, a link would be one to whoever walks there next.
-        if stat.S_ISLNK(kind):
-            raise InvalidSpec(
-                f"mount source {source} is a symlink; name the folder or file it points to"
-            )
         if not target.exists():
-            target.mkdir() if stat.S_ISDIR(kind) else target.touch()
-        attributes = MOUNT_ATTR_IDMAP | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
-        if readonly:
-            attributes |= syscalls.MOUNT_ATTR_RDONLY
-        try:
-            syscalls.set_mount_attributes(fd, attributes, namespace.fd, str(source))
-        except KernelRefused as error:
-            if error.errno != errno.EINVAL:
-                raise
-            raise HostUnfit(
-                f"the file system of {source} takes no id-mapped mounts", FILE_SYSTEM_REMEDY
-            ) from error
+            target.mkdir() if stat.S_ISDIR(os.fstat(fd).st_mode) else target.touch()
         syscalls.attach_mount(fd, str(target))
     finally:
         os.close(fd)
+
+
+def idmapped(source: Path | str, namespace: UserNamespace, readonly: bool) -> int:
+    """A detached mount of a directory or file, the ids on its disk those of the namespace.
+
+    A symlink at `source` is not followed: another container may have put it there just now.
+    InvalidSpec, HostUnfit.
+    """
+    fd = syscalls.clone_mount(str(source))
+    try:
+        # Mounted on a file, a link would be one to whoever walks there next.
+        if stat.S_ISLNK(os.fstat(fd).st_mode):
+            raise InvalidSpec(
+                f"mount source {source} is a symlink; name the folder or file it points to"
+            )
+        attributes = MOUNT_ATTR_IDMAP | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
+        if readonly:
+            attributes |= syscalls.MOUNT_ATTR_RDONLY
+        syscalls.set_mount_attributes(fd, attributes, namespace.fd, str(source))
+    except KernelRefused as error:
+        os.close(fd)
+        if error.errno != errno.EINVAL:
+            raise
+        raise HostUnfit(
+            f"the file system of {source} takes no id-mapped mounts", FILE_SYSTEM_REMEDY
+        ) from error
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def bind(source: Path, target: Path) -> None:

@@ -210,13 +210,23 @@ def _linux(spec: ContainerSpec, host: Host) -> dict[str, Any]:
 
 
 def resources(limits: Limits) -> dict[str, Any]:
-    """Limits as the OCI `linux.resources` object; swap counts within the memory limit."""
+    """Limits as the OCI `linux.resources` object; those of io are cgroups.py's.
+
+    Swap counts within the memory limit unless something else is asked for.
+    """
     found: dict[str, Any] = {"devices": _device_rules()}
+    memory: dict[str, int] = {}
     if limits.memory is not None:
-        found["memory"] = {"limit": limits.memory, "swap": limits.memory}
+        memory = {"limit": limits.memory, "swap": limits.memory_swap or limits.memory}
+    if limits.memory_reservation is not None:
+        memory["reservation"] = limits.memory_reservation
+    if memory:
+        found["memory"] = memory
     if limits.pids is not None:
         found["pids"] = {"limit": limits.pids}
-    cpu: dict[str, int] = {}
+    cpu: dict[str, int | str] = {}
+    if limits.cpuset_cpus is not None:
+        cpu["cpus"] = limits.cpuset_cpus
     if limits.cpu_shares is not None:
         cpu["shares"] = limits.cpu_shares
     if limits.cpus is not None:

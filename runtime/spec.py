@@ -16,8 +16,11 @@ from shipway.runtime.network.publish import Publish
 ID_PATTERN = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}")
 USER_PATTERN = re.compile(r"(\d{1,7}):(\d{1,7})")
 HOSTNAME_PATTERN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9-]{1,63})*")
+CPUS_PATTERN = re.compile(r"\d{1,4}(-\d{1,4})?(,\d{1,4}(-\d{1,4})?)*", re.ASCII)
 ENV_NAME_PATTERN = re.compile(r"[^=\0]+")
 MINIMUM_MEMORY = 4 * 1024 * 1024
+MINIMUM_LOG = 64 * 1024
+DEFAULT_LOG = 64 * 1024 * 1024
 MINIMUM_DISK = 16 * 1024 * 1024
 MAXIMUM_DISK = 16 * 1024**4
 SECRET_PATTERN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
@@ -131,9 +134,40 @@ class Overlay:
 
 
 @dataclass(frozen=True)
+class IoRate:
+    """At most `rate` bytes (`unit` "bps") or operations ("iops") a second of a disk like /dev/sda."""
+
+    device: str
+    verb: Literal["read", "write"]
+    unit: Literal["bps", "iops"]
+    rate: int
+
+    def __post_init__(self) -> None:
+        _require(self.device.startswith("/dev/"), f"{self.device!r} is no device below /dev")
+        _require(self.rate >= 1, f"the rate for {self.device} must be 1 or more")
+
+
+def parse_cpus(text: str) -> set[int]:
+    """The CPUs of a list like "0-2,4", or InvalidSpec."""
+    match = CPUS_PATTERN.fullmatch(text)
+    _require(match is not None, f"cpuset_cpus {text!r} must be a list like 0-2,4")
+    found: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        cpus = range(int(first), int(last or first) + 1)
+        _require(bool(cpus), f"cpuset_cpus {text!r} must be a list like 0-2,4")
+        found.update(cpus)
+    return found
+
+
+@dataclass(frozen=True)
 class Limits:
     """Memory in bytes, `cpus` in whole CPUs, `pids` and `nofile` as counts; None is no limit.
 
+    `memory_swap` is memory and swap together, -1 for any swap; without it there is no swap beyond
+    `memory`. `memory_reservation` is what the kernel tries to leave it when memory is short.
+    `cpuset_cpus` is a list like "0-2,4". `io_weight` is its share of a busy disk, and `io_rates`
+    bound what it does to disks.
     `disk` is the size in bytes of all that the container writes outside of its mounts.
     """
 
@@ -142,11 +176,31 @@ class Limits:
     cpus: float | None = None
     pids: int | None = None
     nofile: int | None = None
+    memory_swap: int | None = None
+    memory_reservation: int | None = None
+    cpuset_cpus: str | None = None
+    io_weight: int | None = None
+    io_rates: tuple[IoRate, ...] = ()
     disk: int | None = None
 
     def __post_init__(self) -> None:
         if self.memory is not None:
             _require(self.memory >= MINIMUM_MEMORY, "a memory limit must be 4 MiB or more")
+        if self.memory_swap is not None:
+            _require(self.memory is not None, "memory_swap needs a memory limit beside it")
+            _require(
+                self.memory_swap == -1 or self.memory_swap >= (self.memory or 0),
+                "memory_swap is memory and swap together: -1, or as much as memory or more",
+            )
+        if self.memory_reservation is not None:
+            _require(
+                MINIMUM_MEMORY <= self.memory_reservation <= (self.memory or 2**63),
+                "memory_reservation must be 4 MiB or more, and no more than memory",
+            )
+        if self.cpuset_cpus is not None:
+            parse_cpus(self.cpuset_cpus)
+        if self.io_weight is not None:
+            _require(10 <= self.io_weight <= 1000, "io_weight must be within 10 and 1000")
         if self.cpu_shares is not None:
             _require(2 <= self.cpu_shares <= 262144, "cpu_shares must be within 2 and 262144")
         if self.cpus is not None:
@@ -166,7 +220,8 @@ class ContainerSpec:
     """All that makes a container. `user` is numeric, "uid:gid", as seen inside; so are `groups`.
 
     `image` is a reference or manifest digest of the local image store. Standard output and error
-    go to `log_path` in the k8s-file format; without one they are dropped.
+    go to `log_path` in the k8s-file format; without one they are dropped. At `log_size` bytes that
+    file is due to be set aside (`Engine.rotate_logs`), and `log_files` of them are kept in all.
 
     With `terminal` the program's streams are a terminal; with `stdin` it can be written to by who
     attaches, and with `stdin_once` its input ends when the first of these goes. `auto_remove`
@@ -205,6 +260,8 @@ class ContainerSpec:
     auto_remove: bool = False
     stop_signal: int = signal.SIGTERM
     stop_timeout: float = 10.0
+    log_size: int = DEFAULT_LOG
+    log_files: int = 2
     ports: tuple[Publish, ...] = ()
     publish_all: bool = False
     networks: tuple[str, ...] = ()
@@ -234,6 +291,8 @@ class ContainerSpec:
             _require(self.log_path.is_absolute(), "log_path must be absolute")
         _require(1 <= self.stop_signal <= 64, "stop_signal must be within 1 and 64")
         _require(self.stop_timeout >= 0, "stop_timeout must not be negative")
+        _require(self.log_size >= MINIMUM_LOG, "log_size must be 64 KiB or more")
+        _require(1 <= self.log_files <= 1000, "log_files must be within 1 and 1000")
         self._check_network()
         self._check_secrets()
 

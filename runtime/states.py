@@ -37,6 +37,7 @@ MOVES = {
     "pause": _move(("running",), "paused", "only a running one can be paused"),
     "unpause": _move(("paused",), "running", "only a paused one can be unpaused"),
     "exec": _move(("running",), "running", "start or unpause it first"),
+    "top": _move(("running", "paused"), "running", "only a running one has processes"),
     "attach": _move(("running",), "running", "start or unpause it first"),
     "remove": _move(("created", "stopped", "lost"), "stopped", "stop it first, or use --force"),
 }

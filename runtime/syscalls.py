@@ -4,6 +4,7 @@ The mount calls since 5.2 have the same number on every architecture.
 """
 
 import ctypes
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,9 @@ MS_SLAVE = 1 << 19
 OPEN_TREE_CLONE = 1
 OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 MOVE_MOUNT_F_EMPTY_PATH = 4
+MOVE_MOUNT_T_EMPTY_PATH = 0x40
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_IN_ROOT = 0x10
 MOUNT_ATTR_RDONLY = 0x1
 MOUNT_ATTR_NOSUID = 0x2
 MOUNT_ATTR_NODEV = 0x4
@@ -35,6 +39,7 @@ MOUNT_ATTR_IDMAP = 0x00100000
 _PR_SET_SECUREBITS = 28
 _SECBIT_NO_SETUID_FIXUP = 4
 _OPEN_TREE = 428
+_OPENAT2 = 437
 _MOVE_MOUNT = 429
 _FSOPEN = 430
 _FSCONFIG = 431
@@ -50,6 +55,10 @@ _libc.syscall.restype = ctypes.c_long
 
 class _MountAttr(ctypes.Structure):
     _fields_ = [(name, ctypes.c_uint64) for name in ("set", "clear", "propagation", "userns_fd")]
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_uint64) for name in ("flags", "mode", "resolve")]
 
 
 def _check(result: int, what: str) -> int:
@@ -83,9 +92,10 @@ def mount(source: str, target: str, kind: str | None, flags: int, data: str = ""
     )
 
 
-def umount(target: str) -> None:
-    """Detach whatever is mounted on `target`."""
-    _check(_libc.umount2(os.fsencode(target), ctypes.c_int(MNT_DETACH)), f"umount {target}")
+def umount(target: str, lazily: bool = True) -> None:
+    """Detach whatever is mounted on `target`; if not `lazily`, it must be in use by nobody (EBUSY)."""
+    flags = ctypes.c_int(MNT_DETACH if lazily else 0)
+    _check(_libc.umount2(os.fsencode(target), flags), f"umount {target}")
 
 
 @contextmanager
@@ -102,6 +112,28 @@ def as_file_owner(uid: int, gid: int) -> Iterator[None]:
         _libc.setfsuid(ctypes.c_uint(0))
         _libc.setfsgid(ctypes.c_uint(0))
         _check(_libc.prctl(_PR_SET_SECUREBITS, ctypes.c_ulong(0), 0, 0, 0), "prctl")
+
+
+def open_in_root(root: int, path: str, flags: int) -> int:
+    """Open a path as if the folder `root` were /: no link and no `..` leads out of it. OSError.
+
+    The kernel asks to try again where something was renamed on the way.
+    """
+    how = _OpenHow(flags, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+    for _ in range(1000):
+        fd: int = _libc.syscall(
+            ctypes.c_long(_OPENAT2),
+            ctypes.c_int(root),
+            os.fsencode(path),
+            ctypes.byref(how),
+            ctypes.c_size_t(ctypes.sizeof(how)),
+        )
+        if fd >= 0:
+            return fd
+        number = ctypes.get_errno()
+        if number != errno.EAGAIN:
+            break
+    raise OSError(number, os.strerror(number), path)
 
 
 def clone_mount(source: str) -> int:
@@ -134,6 +166,22 @@ def set_mount_attributes(fd: int, attributes: int, user_namespace: int, what: st
             ctypes.c_size_t(ctypes.sizeof(attr)),
         ),
         f"mount_setattr {what}",
+    )
+
+
+def attach_mount_at(fd: int, target: int) -> None:
+    """Attach a detached mount at the directory or file that is open as `target`."""
+    flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
+    _check(
+        _libc.syscall(
+            ctypes.c_long(_MOVE_MOUNT),
+            ctypes.c_int(fd),
+            b"",
+            ctypes.c_int(target),
+            b"",
+            ctypes.c_uint(flags),
+        ),
+        "move_mount",
     )
 
 
