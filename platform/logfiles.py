@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from shipway.platform.applog import MAX_TEXT
 
@@ -53,6 +53,7 @@ class LogFile:
     path: Path
     stem: str
     identity: str  # of its content: the same after a rotation has renamed the file
+    inode: int
     size: int
     modified: float
 
@@ -62,14 +63,14 @@ class LogFile:
         match = INSTANCE.fullmatch(self.stem)
         return match["process"] if match else None
 
+    @property
+    def age(self) -> int:
+        """How often it was rotated."""
+        return int(self.path.name.removeprefix(f"{self.stem}.log").removeprefix(".") or 0)
+
     def groups(self, start: int, *, flush: bool = False) -> Iterator[Group]:
         """The groups from `start` (where a group ended) to the file's end; `flush` gives out what is half-way, too."""
-        parser = _Parser(self.process)
-        for raw, end in _raw_lines(self.path, start):
-            group = parser.feed(raw, end)
-            if group is not None:
-                yield group
-        if flush and (group := parser.flush()) is not None:
+        for group, _ in chain_groups([(self, start)], flush=flush):
             yield group
 
     def last_groups(self, window: int, *, flush: bool) -> tuple[list[Group], bool]:
@@ -77,11 +78,35 @@ class LogFile:
         start = max(0, self.size - window)
         if start == 0:
             return list(self.groups(0, flush=flush)), True
-        first = next(_raw_lines(self.path, start), None)
+        first = next(_raw_lines(self, start), None)
         if first is None:
             return [], False
         # The first group may have begun before the window.
         return list(self.groups(first[1], flush=flush))[1:], False
+
+
+def chain_groups(
+    chain: list[tuple[LogFile, int]], *, flush: bool
+) -> Iterator[tuple[Group, dict[str, int]]]:
+    """The groups of a file that was rotated and of its successors, each read from its offset on.
+
+    A line may begin at the end of one and go on in the next. Beside each group come, by identity, the offsets up to which
+    it and all before it have been read.
+    """
+    parser = _Parser(chain[0][0].process)
+    done: dict[str, int] = {}
+    for file, start in chain:
+        end = start
+        if (
+            start and (group := parser.flush()) is not None
+        ):  # it was read before what comes before it
+            yield group, dict(done)
+        for raw, end in _raw_lines(file, start):
+            if (group := parser.feed(raw, end)) is not None:
+                yield group, {**done, file.identity: end}
+        done[file.identity] = end
+    if flush and (group := parser.flush()) is not None:
+        yield group, done
 
 
 class Folder:
@@ -93,10 +118,19 @@ class Folder:
 
     def files(self) -> list[LogFile]:
         """The files that have something in them, as they are now."""
+        before = {file.inode for _, file in self._known.values()}
+        found = self._look()
+        if not before <= found.keys():
+            # One was removed, or rotated while we looked: then it would come after its successor.
+            found = self._look()
+        return list(found.values())
+
+    def _look(self) -> dict[int, LogFile]:
+        """The files by inode: while one is rotated it has two names."""
         try:
             entries = list(os.scandir(self.path))
         except FileNotFoundError:
-            return []
+            return {}
         known = {}
         for entry in entries:
             match = FILE.fullmatch(entry.name)
@@ -104,7 +138,7 @@ class Folder:
                 if match and (file := self._file(entry, match["stem"])):
                     known[entry.name] = file
         self._known = known
-        return [file for _, file in known.values()]
+        return {file.inode: file for _, file in known.values()}
 
     def _file(self, entry: "os.DirEntry[str]", stem: str) -> tuple[tuple[int, ...], LogFile] | None:
         found = os.stat(entry.path)
@@ -118,7 +152,7 @@ class Folder:
             return None
         identity = hashlib.blake2s(stem.encode() + head, digest_size=5).hexdigest()
         path = Path(entry.path)
-        return status, LogFile(path, stem, identity, found.st_size, found.st_mtime)
+        return status, LogFile(path, stem, identity, found.st_ino, found.st_size, found.st_mtime)
 
 
 def look(path: Path) -> list[LogFile]:
@@ -131,11 +165,22 @@ def utc(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds")
 
 
-def _raw_lines(path: Path, start: int) -> Iterator[tuple[bytes, int]]:
+def _open(log: LogFile) -> BinaryIO | None:
+    """The file, also if it was rotated since it was looked at; None if it is gone."""
+    for number in range(log.age, log.age + 3):
+        path = log.path.with_name(f"{log.stem}.log{f'.{number}' if number else ''}")
+        with contextlib.suppress(FileNotFoundError):
+            file = open(path, "rb")  # noqa: SIM115
+            if os.fstat(file.fileno()).st_ino == log.inode:
+                return file
+            file.close()
+    return None
+
+
+def _raw_lines(log: LogFile, start: int) -> Iterator[tuple[bytes, int]]:
     """The complete lines from `start` on, each with the offset behind it."""
-    try:
-        file = open(path, "rb")  # noqa: SIM115
-    except FileNotFoundError:
+    file = _open(log)
+    if file is None:
         return
     with file:
         file.seek(start)

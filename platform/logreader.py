@@ -20,7 +20,7 @@ from pathlib import Path
 from inotify_simple import INotify, flags
 
 from shipway.platform.errors import InvalidInput
-from shipway.platform.logfiles import Folder, Group, Line, LogFile, utc
+from shipway.platform.logfiles import Folder, Group, Line, LogFile, chain_groups, utc
 
 BATCH = 500  # lines given out at once
 WINDOW = 64 << 10  # bytes looked at first at a file's end
@@ -147,10 +147,13 @@ class LogReader:
     def new(self) -> Iterator[list[Line]]:
         """What has come since the last look, in batches; `cursor` is exact after each."""
         files = [file for file in self._files() if self._start(file) < file.size]
-        streams = [self._stream(file) for file in files]
+        chains: dict[str, list[LogFile]] = {}
+        for file in sorted(files, key=lambda file: file.age, reverse=True):
+            chains.setdefault(file.stem, []).append(file)
+        streams = [self._stream(chain) for chain in chains.values()]
         batch: list[Line] = []
-        for group, file in heapq.merge(*streams, key=lambda pair: pair[0].key):
-            self._offsets[file.identity] = group.end
+        for group, ends in heapq.merge(*streams, key=lambda pair: pair[0].key):
+            self._offsets.update(ends)
             batch += (line for line in group.lines if self._wanted.line(line))
             if len(batch) >= BATCH:
                 yield batch
@@ -159,12 +162,11 @@ class LogReader:
         if batch:
             yield batch
 
-    def _stream(self, file: LogFile) -> Iterator[tuple[Group, LogFile]]:
-        start = self._offsets[file.identity]
-        since = self._stuck.get(file.identity, (-1, 0.0))
-        flush = since[0] == start and time.monotonic() - since[1] >= FLUSH_AFTER
-        for group in file.groups(start, flush=flush):
-            yield group, file
+    def _stream(self, chain: list[LogFile]) -> Iterator[tuple[Group, dict[str, int]]]:
+        starts = [self._offsets[file.identity] for file in chain]
+        since = self._stuck.get(chain[0].identity, (-1, 0.0))
+        flush = since[0] == starts[0] and time.monotonic() - since[1] >= FLUSH_AFTER
+        return chain_groups(list(zip(chain, starts, strict=True)), flush=flush)
 
     def _note_stuck(self, files: list[LogFile]) -> None:
         before, self._stuck = self._stuck, {}

@@ -55,7 +55,7 @@ class Settings:
     instance_pids: int = field(default=512, metadata={"range": (16, 100000)})
     boot_timeout: float = field(default=60.0, metadata={"range": (1, 3600)})
     stop_grace: float = field(default=30.0, metadata={"range": (0, 3600)})
-    log_size: int = field(default=64 << 20, metadata={"size": True})
+    log_size: int = field(default=64 << 20, metadata={"size": True, "range": (64 << 10, 1 << 40)})
     router_threads: int = field(default=1, metadata={"range": (1, 64)})
 
     @property

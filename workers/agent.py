@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 HEARTBEAT = 5.0  # seconds
 ALIVE = 20.0  # seconds a heartbeat counts for
+LOGS = 5.0  # seconds between two looks for logs that have grown
 SWEEP = 60.0  # seconds between two looks for containers that belong to no row
 LISTEN = 5.0  # seconds a listener waits before it looks whether all is over
 THREADS = 128
@@ -69,7 +70,7 @@ class Agent:
         self._ends: SimpleQueue[tuple[int, list[int]]] = SimpleQueue()  # of jobs
         self._restart_at: dict[tuple[int, int], float] = {}  # monotonic, by id and fence
         self._drained_at: dict[int, float] = {}  # monotonic, by id
-        self._chores = {"heartbeat": 0.0, "sweep": 0.0}  # next time, monotonic
+        self._chores = {"heartbeat": 0.0, "logs": 0.0, "sweep": 0.0}  # next time, monotonic
         self._strange: set[str] = set()
 
     def poke(self) -> None:
@@ -150,6 +151,7 @@ class Agent:
                 self._take(step, row)
         self._start(starts)
         self._forget_others({row.id for row in rows})
+        again.append(self._chore("logs", LOGS, self._rotate_logs))
         again.append(self._chore("sweep", SWEEP, self._sweep))
         return min(again)
 
@@ -309,6 +311,10 @@ class Agent:
             host = db.get_one(Host, self._host_id)
             host.alive_until = self._store.now(db) + ALIVE
             host.memory = {ids[key]: found.memory for key, found in stats.items()}
+
+    def _rotate_logs(self) -> None:
+        """Set aside the logs of instances that have grown over the settings' size."""
+        self._ctx.engine.rotate_logs(size=self._ctx.settings.log_size)
 
     def _sweep(self) -> None:
         """Remove containers that the database knows to be over.

@@ -65,6 +65,7 @@ def specification(ctx: Context, row: Instance) -> ContainerSpec:
         ),
         labels=labels(ctx, row),
         log_path=applog.instance_file(settings, row.app.name, row.name, row.id),
+        log_size=settings.log_size,
     )
 
 

@@ -112,7 +112,7 @@ def remove_old_logs(ctx: Context) -> None:
         names = list(db.scalars(select(App.name)))
         alive = set(db.scalars(select(Instance.id).where(Instance.state != InstanceState.STOPPED)))
     for name in names:
-        files = applog.folder(ctx.settings, name).glob("*.log")
+        files = applog.folder(ctx.settings, name).glob("*.log*")
         ended = [path for path in files if (_instance_of(path) or 0) not in alive | {0}]
         for path in surplus(((p, p.stat().st_size, p.stat().st_mtime) for p in ended), limit):
             path.unlink(missing_ok=True)
@@ -136,6 +136,6 @@ def surplus(files: Iterable[tuple[Path, int, float]], limit: int) -> list[Path]:
 
 
 def _instance_of(path: Path) -> int | None:
-    """The instance id in a log file's name (web.1.417.log), None for the platform's own files."""
-    number = path.name.removesuffix(".log").rpartition(".")[2]
+    """The instance id in a log file's name (web.1.417.log, web.1.417.log.1); None of the platform's own."""
+    number = path.name.partition(".log")[0].rpartition(".")[2]
     return int(number) if number.isdigit() else None

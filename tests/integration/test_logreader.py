@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from enginelab import open_lab
 from shipway.platform.errors import InvalidInput
 from shipway.platform.logreader import LogReader, Wanted
 from support import scratch
@@ -257,6 +258,74 @@ def test_a_made_up_cursor_is_refused(folder: Path, text: str) -> None:
     """Text that is no cursor is an error that says so."""
     with pytest.raises(InvalidInput, match="no cursor"):
         LogReader(folder).resume(text)
+
+
+def rotate(path: Path) -> None:
+    """What the engine and conmon do, in their order: older ones move up, a second name, a new file."""
+    if (old := path.with_name(f"{path.name}.1")).exists():
+        old.rename(path.with_name(f"{path.name}.2"))
+    os.link(path, old)
+    (path.with_name(f"{path.name}.tmp")).touch()
+    path.with_name(f"{path.name}.tmp").rename(path)
+
+
+def test_a_file_of_two_names_is_read_once(folder: Path) -> None:
+    """While a rotation is under way, a file has two names; its lines are given out once."""
+    out(folder, "web.1.1", 1, "one")
+    os.link(folder / "web.1.1.log", folder / "web.1.1.log.1")
+    assert texts(LogReader(folder)) == ["one"]
+    assert drained(LogReader(folder)) == ["one"]
+
+
+def test_a_rotation_between_look_and_read(folder: Path) -> None:
+    """A file that is renamed after it was looked at is still the one that is read, from where it was."""
+    out(folder, "web.1.1", 1, "one")
+    reader = LogReader(folder)
+    assert texts(reader) == ["one"]
+    out(folder, "web.1.1", 2, "two")
+    looked = reader._files()
+    rotate(folder / "web.1.1.log")
+    for second in range(3, 9):
+        out(folder, "web.1.1", second, f"later {second}")
+    reader._files = lambda: looked  # type: ignore[method-assign]
+    assert drained(reader) == ["two"]
+    rotate(folder / "web.1.1.log")
+    del reader._files  # type: ignore[method-assign]
+    assert drained(reader) == [f"later {second}" for second in range(3, 9)]
+
+
+def test_a_line_that_a_rotation_cuts_is_joined(folder: Path) -> None:
+    """A line whose pieces lie in two files is one line, for who follows and who goes on from a cursor."""
+    out(folder, "web.1.1", 1, "begin ", "P")
+    reader = LogReader(folder)
+    assert drained(reader) == []
+    cursor = reader.cursor()
+    rotate(folder / "web.1.1.log")
+    out(folder, "web.1.1", 2, "end")
+    out(folder, "web.1.1", 3, "more")
+    later = LogReader(folder)
+    later.resume(cursor)
+    for each in (reader, later):
+        assert drained(each) == ["begin end", "more"]
+        assert drained(each) == []
+
+
+def test_an_instance_rotated_at_full_speed(folder: Path) -> None:
+    """Who follows an instance that writes without a pause, its log rotated all the while, sees each line once."""
+    count = 150_000
+    log = folder / "web.1.7.log"
+    with open_lab(__name__) as lab:
+        reader = LogReader(folder)
+        script = "for n in $(seq 0 29); do seq $((n * 5000)) $((n * 5000 + 4999)); sleep 0.05; done"
+        lab.run("web.1", "sh", "-c", script, log_path=log)
+        seen: list[int] = []
+        for batch in reader.follow(idle=0.05):
+            lab.engine.rotate_logs(size=100_000, keep=1000)
+            seen += [int(line.text) for line in batch if line.text.isdigit()]
+            if len(seen) >= count:
+                break
+    assert seen == list(range(count))
+    assert len(list(folder.glob("web.1.7.log.*"))) > 3
 
 
 def test_a_file_that_begins_anew(folder: Path) -> None:
