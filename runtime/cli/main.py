@@ -58,6 +58,12 @@ VERBS = {
     "inspect": "inspecting",
     "events": "happening",
     "ps": "listing",
+    "logs": "looking",
+    "rotate": "looking",
+    "stats": "looking",
+    "top": "looking",
+    "diff": "looking",
+    "cp": "looking",
     "reap": "reaping",
 }
 # What the monitor runs at the end of a container; see reaper.py.
