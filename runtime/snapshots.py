@@ -1,7 +1,10 @@
 """What a container has on its disk, given out: as a new image, or as one tar."""
 
 import contextlib
+import os
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 from shipway.runtime import lifecycle
 from shipway.runtime.containers import Files, Observer
@@ -23,8 +26,9 @@ def commit(
     """Make an image of a container, which is paused meanwhile if it runs and `pause` is set."""
     record = files.read_record()
     base = images.get(record.digest or record.image)
-    with _still(tools, observer, files) if pause else contextlib.nullcontext():
-        return commits.commit(images, base, files.upper, change, overrides(files, base))
+    still = _still(tools, observer, files) if pause else contextlib.nullcontext()
+    with still, files.look() as layer:
+        return commits.commit(images, base, layer / "upper", change, overrides(files, base))
 
 
 def export(files: Files, images: ImageStore, output: Writable) -> None:
@@ -32,7 +36,30 @@ def export(files: Files, images: ImageStore, output: Writable) -> None:
     record = files.read_record()
     image = images.get(record.digest or record.image)
     layers = [images.layers.path(layer.diff_id) for layer in reversed(image.layers)]
-    rootfs.give_out([files.upper, *layers], output)
+    with files.look() as layer, _mountable(files, layer / "upper", images) as upper:
+        rootfs.give_out([upper, *layers], output)
+
+
+@contextlib.contextmanager
+def _mountable(files: Files, upper: Path, images: ImageStore) -> Iterator[Path]:
+    """The writable layer as a folder that can be mounted: a file system of its own is copied.
+
+    The kernel lets nobody mount what is mounted in another's mount namespace.
+    """
+    if upper == files.upper:
+        yield upper
+        return
+    # What is `self` to us is another to the program that copies.
+    source = str(upper).replace("/proc/self/", f"/proc/{os.getpid()}/", 1)
+    with images.layers.staged_tree() as copy:
+        done = subprocess.run(
+            ["cp", "-a", "--", f"{source}/.", copy], capture_output=True, text=True
+        )
+        if done.returncode != 0:
+            raise RuntimeFailure(
+                f"the files of {files.id} could not be read: {done.stderr.strip()}"
+            )
+        yield copy
 
 
 def overrides(files: Files, base: Image) -> Overrides:

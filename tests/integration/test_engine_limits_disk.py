@@ -1,11 +1,14 @@
 """A size for what a container writes: full for that container, and for nobody else."""
 
+import dataclasses
 import errno
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +17,7 @@ import pytest
 from enginelab import IMAGE, Lab, eventually, open_lab
 from shipway.runtime import disk
 from shipway.runtime.errors import HostUnfit, InvalidSpec, RuntimeFailure
+from shipway.runtime.images.commit import Change
 from shipway.runtime.spec import Limits
 
 SMALL = Limits(disk=32 * 2**20)
@@ -65,6 +69,27 @@ def test_a_full_disk_is_full_for_one_container_only(lab: Lab) -> None:
     for name in ("free", "sized"):
         lab.engine.remove(name)
     assert eventually(lambda: not loops(lab))
+
+
+def test_what_is_written_within_a_size_is_exported_and_committed(lab: Lab) -> None:
+    """Export and commit hold the files of a container with a size, while it runs and after its end."""
+    lab.run("sized", "sh", "-c", "echo mine > /var/tmp/mine; sleep 60", limits=SMALL)
+    eventually(lambda: lab.engine.execute_in("sized", ("test", "-s", "/var/tmp/mine")).code == 0)
+    for ref in ("running:1", "ended:1"):
+        exported = io.BytesIO()
+        lab.engine.export("sized", exported)
+        exported.seek(0)
+        with tarfile.open(fileobj=exported) as archive:
+            member = archive.extractfile("var/tmp/mine")
+            assert member is not None
+            assert member.read() == b"mine\n"
+        lab.engine.commit("sized", Change(ref=ref))
+        again = dataclasses.replace(lab.spec("again", "cat", "/var/tmp/mine"), image=ref)
+        said: list[bytes] = []
+        assert lab.engine.execute(again, said.append).code == 0
+        assert b"".join(said) == b"mine\n"
+        lab.engine.stop("sized", grace=0)
+    lab.engine.remove("sized")
 
 
 def test_the_number_of_files_ends_too(lab: Lab) -> None:

@@ -27,8 +27,8 @@ def test_a_goal_is_at_most_or_at_least(
 
 
 def test_rows_in_order() -> None:
-    """The table has all rows, in the order in which they are measured and shown."""
-    assert list(ROWS) == [
+    """The table begins with the platform's rows, in the order in which they are shown; the engine's follow."""
+    assert list(ROWS)[:8] == [
         "push-code-only",
         "push-first",
         "container-start",
