@@ -430,7 +430,8 @@ class Engine:
         """Write the tar of all files of a container. Raises NoSuchContainer."""
         from shipway.runtime import snapshots  # rarely used, and not needed for a start
 
-        snapshots.export(self._files(container_id), self.images, output)
+        with self._lock(container_id):
+            snapshots.export(self._files(container_id), self.images, output)
 
     def settle(self, container_id: str) -> None:
         """Do what is due once a container has ended: note it, and remove it if that is asked.
