@@ -507,8 +507,7 @@ class Engine:
 
     def _root(self, image_name: str) -> Root:
         image = self.images.get(image_name)
-        layers = [self.layers.path(layer.diff_id) for layer in reversed(image.layers)]
-        return Root(layers, image.config.env, image.digest)
+        return Root(self.images.trees(image), image.config.env, image.digest)
 
     def _remove(self, files: Files) -> None:
         lifecycle.note_exit(self._observer, files)

@@ -218,11 +218,17 @@ class InvalidReference(ImageError):
 
 
 class DamagedBlob(ImageError):
-    """A blob, or an unpacked layer, is missing or does not match its digest."""
+    """A blob, or an unpacked layer, is missing or does not match its digest.
 
-    def __init__(self, digest: str, path: object, why: str) -> None:
-        super().__init__(f"{digest} is damaged: {path} {why}")
+    `remedy`, where it is known, says how to have the image whole again.
+    """
+
+    def __init__(self, digest: str, path: object, why: str, remedy: str = "") -> None:
+        super().__init__(f"{digest} is damaged: {path} {why}{remedy and '; '}{remedy}")
         self.digest = digest
+        self.path = path
+        self.why = why
+        self.remedy = remedy
 
 
 class InvalidTree(ImageError):

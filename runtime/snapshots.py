@@ -35,9 +35,8 @@ def export(files: Files, images: ImageStore, output: Writable) -> None:
     """Write the tar of all files of a container."""
     record = files.read_record()
     image = images.get(record.digest or record.image)
-    layers = [images.layers.path(layer.diff_id) for layer in reversed(image.layers)]
     with files.look() as layer, _mountable(files, layer / "upper", images) as upper:
-        rootfs.give_out([upper, *layers], output)
+        rootfs.give_out([upper, *images.trees(image)], output)
 
 
 @contextlib.contextmanager

@@ -87,7 +87,7 @@ def specification(
     name = values["name"] or secrets.token_hex(6)
     check_id(name)
     stored = running_images.obtain(found, image, values["pull"])
-    layers = [found.layers.path(layer.diff_id) for layer in reversed(stored.layers)]
+    layers = found.images.trees(stored)
     entrypoint = values["entrypoint"]
     wanted = Wanted(
         command,

@@ -319,8 +319,10 @@ def save(images: ImageStore, names: Sequence[str], output: Writable) -> None:
         )
     for name in ("blobs/", "blobs/sha256/"):
         output.write(tarwriter.header(name.encode(), tarwriter.DIRECTORY, mode=0o755, uid=0, gid=0))
+    owners = {part: image.digest for image, _ in chosen for part in images.parts(image.digest)}
     for digest in sorted(blobs):
-        _write_blob(images.blobs, digest, blobs[digest], output)
+        with images.told(owners[digest]):
+            _write_blob(images.blobs, digest, blobs[digest], output)
     layout = {"schemaVersion": 2, "mediaType": manifests.INDEX_TYPE, "manifests": index}
     _write_file(output, "index.json", layout)
     _write_file(output, "manifest.json", docker)

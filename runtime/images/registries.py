@@ -236,10 +236,11 @@ def push(images: ImageStore, name: str, access: Access, output: Output) -> tuple
     skopeo = tools.find("skopeo")
     target = references.parse_tag(name)
     image = images.get(name)
-    digest, manifest = images.manifest(image.digest)
-    parts = {each.digest for each in (manifest.config, *manifest.layers)}
-    for part in sorted(parts):
-        images.blobs.verify(part)
+    digest, _ = images.manifest(image.digest)
+    parts = images.parts(digest) - {digest}
+    with images.told(digest):
+        for part in sorted(parts):
+            images.blobs.verify(part)
     with images.layers.staged_tree() as stage:
         (stage / "version").write_text("Directory Transport Version: 1.1\n")
         os.link(images.blobs.path(digest), stage / "manifest.json")

@@ -5,6 +5,7 @@ then it stays, without a name, until a prune finds it unused.
 """
 
 import contextlib
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from shipway.runtime.images.blobs import is_digest
 from shipway.runtime.images.intake import free
 from shipway.runtime.images.layers import Layer
 from shipway.runtime.images.listing import Listed, listed
-from shipway.runtime.images.store import ImageStore
+from shipway.runtime.images.store import GRACE, ImageStore
 
 SHORT_ID = 12
 
@@ -75,8 +76,8 @@ def _delete(images: ImageStore, digest: str, names: tuple[str, ...]) -> Removed:
     identity = digest
     latest: dict[str, float] = {}
     with contextlib.suppress(FileNotFoundError):
-        # Whoever wanted a part of it after it was complete has made that part young.
-        complete = images.blobs.path(digest).stat().st_ctime
+        # Whoever wanted a part of it after it was complete, to make another image, made that young.
+        complete = max(images.blobs.path(digest).stat().st_ctime, time.time() - GRACE)
         latest[digest] = complete
         with contextlib.suppress(DamagedBlob, InvalidImage, NoSuchImage):
             image = images.load(digest)
@@ -107,7 +108,7 @@ def prune(
         untagged += done.untagged
         deleted += done.deleted
         freed += done.freed
-    freed += images.sweep()
+    freed += images.prune([])  # and what no image leads to, when it is old enough
     return Removed(tuple(untagged), tuple(deleted), freed)
 
 

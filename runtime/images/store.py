@@ -113,7 +113,28 @@ class ImageStore:
         Raises NoSuchImage, InvalidReference, AmbiguousImage, DamagedBlob.
         """
         digest, ref = self.find(name)
-        return self.load(digest, ref)
+        with self.told(digest):
+            return self.load(digest, ref)
+
+    @contextlib.contextmanager
+    def told(self, digest: str) -> Iterator[None]:
+        """Whoever meets damage in the image of that digest is told how to have it whole again."""
+        try:
+            yield
+        except DamagedBlob as error:
+            if error.remedy:
+                raise
+            raise DamagedBlob(error.digest, error.path, error.why, self._remedy(digest)) from error
+
+    def _remedy(self, digest: str) -> str:
+        entries = [entry for entry in self.index.entries() if entry.digest == digest]
+        source = next((entry.source for entry in entries if entry.source), "")
+        name = next((entry.ref for entry in entries if entry.ref), digest)
+        if not source:
+            return f"load, import or build {name} once more, or remove it with rmi"
+        own = references.parse(name).repository if name != digest else ""
+        again = name if source.startswith(f"{own}@") else source
+        return f"`shipway runtime pull {again}` fetches it anew"
 
     def load(self, digest: str, ref: str | None = None) -> Image:
         """The image of that manifest digest. Raises NoSuchImage, DamagedBlob."""
@@ -143,6 +164,11 @@ class ImageStore:
                 raise NoSuchImage(digest) from None
             digest = manifests.choose(found, digest).digest
         raise InvalidImage(f"{digest} is an index in more than {manifests.DEEPEST} others")
+
+    def parts(self, digest: str) -> set[str]:
+        """The digests of all blobs of an image: manifest, config and layers."""
+        digest, manifest = self.manifest(digest)
+        return {digest, manifest.config.digest, *(layer.digest for layer in manifest.layers)}
 
     def config(self, digest: str, manifest: manifests.Manifest) -> dict[str, Any]:
         """The whole config of the image with that manifest, as it was written."""
@@ -277,10 +303,17 @@ class ImageStore:
 
     def verify(self, name: str) -> None:
         """Read every byte of the image, blobs and trees. Raises DamagedBlob, NoSuchImage."""
-        for layer in self.get(name).layers:
-            if not self.blobs.path(layer.digest).exists():
-                raise DamagedBlob(layer.digest, self.blobs.path(layer.digest), "is missing")
-            self.layers.verify(layer.diff_id)
+        image = self.get(name)
+        with self.told(image.digest):
+            for layer in image.layers:
+                if not self.blobs.path(layer.digest).exists():
+                    raise DamagedBlob(layer.digest, self.blobs.path(layer.digest), "is missing")
+                self.layers.verify(layer.diff_id)
+
+    def trees(self, image: Image) -> list[Path]:
+        """The unpacked layers of an image, topmost first. Raises DamagedBlob, NoSuchLayer."""
+        with self.told(image.digest):
+            return [self.layers.path(layer.diff_id) for layer in reversed(image.layers)]
 
     # -- removing -------------------------------------------------------------------------------
 
