@@ -32,6 +32,7 @@ class Program:
     """What to run: without `user` and `cwd` as the container itself, with its environment and `env`.
 
     With `stdin` it can be written to; `detached` it is left alone, and its output goes nowhere.
+    `console` is the terminal's first size, rows and columns.
     """
 
     args: tuple[str, ...]
@@ -41,6 +42,7 @@ class Program:
     terminal: bool = False
     stdin: bool = False
     detached: bool = False
+    console: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         check_env(self.env)
@@ -134,7 +136,9 @@ def process(files: Files, program: Program, layers: Sequence[Path]) -> dict[str,
     env = dict(line.split("=", 1) for line in own["env"])
     if program.terminal:
         env = {"TERM": "xterm", **env}
+    own.pop("consoleSize", None)
     document = own | {"args": list(program.args), "terminal": program.terminal}
+    document |= oci.console_size(program.console)
     if program.user is not None:
         with files.look() as layer:
             account = find_account([layer / "upper", *layers], program.user)

@@ -114,6 +114,7 @@ def process(
         held += ["inheritable", "ambient"]
     return {
         "terminal": spec.terminal,
+        **console_size(spec.console),
         "user": {"uid": spec.uid, "gid": spec.gid, **_groups(spec)},
         "args": list(args),
         "env": environment(env),
@@ -127,6 +128,11 @@ def process(
         "oomScoreAdj": max(host.oom_score_adj, 0),
         "noNewPrivileges": True,
     }
+
+
+def console_size(size: tuple[int, int] | None) -> dict[str, Any]:
+    """The first size of a terminal, rows and columns; nothing if it is not known."""
+    return {"consoleSize": {"height": size[0], "width": size[1]}} if size else {}
 
 
 def _groups(spec: ContainerSpec) -> dict[str, Any]:

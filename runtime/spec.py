@@ -223,10 +223,10 @@ class ContainerSpec:
     go to `log_path` in the k8s-file format; without one they are dropped. At `log_size` bytes that
     file is due to be set aside (`Engine.rotate_logs`), and `log_files` of them are kept in all.
 
-    With `terminal` the program's streams are a terminal; with `stdin` it can be written to by who
-    attaches, and with `stdin_once` its input ends when the first of these goes. `auto_remove`
-    has the container removed when it ends. `stop` sends `stop_signal` and waits `stop_timeout`
-    seconds.
+    With `terminal` the program's streams are a terminal, of `console` rows and columns at first;
+    with `stdin` it can be written to by who attaches, and with `stdin_once` its input ends when the
+    first of these goes. `auto_remove` has the container removed when it ends. `stop` sends
+    `stop_signal` and waits `stop_timeout` seconds.
 
     `publish_all` publishes the ports that the image exposes, beside `ports`. `networks` are named
     ones, in all of which the container has also the names `aliases`. A link is a container that may
@@ -255,6 +255,7 @@ class ContainerSpec:
     labels: Mapping[str, str] = field(default_factory=dict)
     log_path: Path | None = None
     terminal: bool = False
+    console: tuple[int, int] | None = None
     stdin: bool = False
     stdin_once: bool = False
     auto_remove: bool = False

@@ -101,6 +101,7 @@ def specification(
         "mounts": (),
         "log_path": found.log_path(name),
         "terminal": values["tty"],
+        "console": console(values["tty"]),
         "stdin": values["interactive"],
         "stdin_once": values["interactive"] and not detached,
         "auto_remove": values["auto_remove"],
@@ -174,6 +175,12 @@ def check_streams(interactive: bool, tty: bool) -> None:
         raise InvalidSpec("the input is not a terminal; leave out -t, or use a terminal")
 
 
+def console(tty: bool) -> tuple[int, int] | None:
+    """The size of our terminal, if the program is to have one and we do."""
+    size = terminal.window_size(0) if tty and os.isatty(0) else (0, 0)
+    return size if all(size) else None
+
+
 def foreground(name: str, interactive: bool, keys: str, proxy: bool) -> int:
     """Start a container and stay with it; its exit code, or 0 if the caller detaches."""
     found = engine()
@@ -187,6 +194,8 @@ def foreground(name: str, interactive: bool, keys: str, proxy: bool) -> int:
         def ready() -> None:
             attached.append(found.attach(name))
             stack.callback(attached[0].close)
+            if size := console(spec.terminal):
+                attached[0].resize(*size)  # it may be started on another terminal than it was made
 
         found.start(name, ready)
         stay = Stay(attached[0], interactive and spec.stdin, spec.terminal, pressed)
@@ -287,7 +296,7 @@ def execute(
     found = engine()
     values = running_basic.environment(env, env_file)
     stdin = interactive and not detach
-    program = Program(command, values, user, workdir, tty, stdin, detach)
+    program = Program(command, values, user, workdir, tty, stdin, detach, console(tty))
     begun = found.begin(found.resolve(name), program)
     try:
         if begun.attachment is None:

@@ -200,7 +200,9 @@ def test_a_terminal_inside(lab: Lab) -> None:
         shell.process.send_signal(signal.SIGWINCH)
         shell.type("sleep 0.2; stty size\n")
         shell.expect("44 111")
-        shell.type("cat\n")
+        shell.type("cat\nline\n")
+        shell.expect("line")  # as typed
+        shell.expect("line")  # from cat
         shell.type("\x03")
         shell.expect("^C")
         shell.type("exit 5\n")
