@@ -7,6 +7,7 @@ between any two steps leaves only what `removal.remove` clears.
 import json
 import os
 import resource
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -113,8 +114,9 @@ def bring_up(
     tools.wiring.lease(spec)
     tools.vault.keep(spec)
     with disk.writable(files.layer, spec.limits.disk) as layer:
-        write_etc(tools, files, layer.seen / "upper", spec, address)
-        write_config(tools, files, spec, {**root.env, **tools.wiring.link_environment(spec)})
+        has_etc = write_etc(tools, files, layer.seen / "upper", spec, address)
+        env = {**root.env, **tools.wiring.link_environment(spec)}
+        write_config(tools, files, spec, env, has_etc)
         pid = create(tools, files, spec, root, layer, output)
     limits.apply_io(tools.cgroups, files.id, spec.limits)
     if address is not None:
@@ -151,12 +153,12 @@ def check_paths(files: Files, spec: ContainerSpec) -> None:
 
 def write_etc(
     tools: Tools, files: Files, upper: Path, spec: ContainerSpec, address: IPv4Address | None
-) -> None:
+) -> bool:
     """Write the files every container gets of its own into its writable layer: no mount needed.
 
     But /etc/hosts changes while the container runs, so it is a file outside, and mounted. At a second
     start the layer is what the container made of it: no link in it is followed, and where there is no
-    folder /etc any more there are no such files.
+    folder /etc any more there are no such files, and False is the answer.
     """
     hostname = spec.hostname or oci.hostname_for(spec.id)
     hosts.write_first(files.hosts, hosts.own_part(hostname, address, spec.extra_hosts))
@@ -170,13 +172,14 @@ def write_etc(
     try:
         etc = os.open(upper / "etc", flags)
     except OSError:
-        return
+        return False
     try:
         _write(etc, "hosts", "")
         _write(etc, "hostname", f"{hostname}\n")
         _write(etc, "resolv.conf", resolver.resolv_conf() if spec.network else "")
     finally:
         os.close(etc)
+    return True
 
 
 def _write(folder: int, name: str, text: str) -> None:
@@ -186,14 +189,16 @@ def _write(folder: int, name: str, text: str) -> None:
     except FileNotFoundError:
         pass
     except IsADirectoryError:
-        return
+        shutil.rmtree(name, dir_fd=folder)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     with os.fdopen(os.open(name, flags, 0o644, dir_fd=folder), "w") as file:
         os.fchmod(file.fileno(), 0o644)
         file.write(text)
 
 
-def write_config(tools: Tools, files: Files, spec: ContainerSpec, env: Mapping[str, str]) -> None:
+def write_config(
+    tools: Tools, files: Files, spec: ContainerSpec, env: Mapping[str, str], has_etc: bool
+) -> None:
     """Write the OCI bundle's config.json."""
     host = oci.Host(
         rootfs=mounts.ROOTFS,
@@ -206,7 +211,7 @@ def write_config(tools: Tools, files: Files, spec: ContainerSpec, env: Mapping[s
         apparmor=apparmor.profile_name(),
         oom_score_adj=int(Path("/proc/self/oom_score_adj").read_text()),
     )
-    document = oci.config(spec, host, places(spec), env)
+    document = oci.config(spec, host, places(spec, has_etc), env)
     files.config.write_text(json.dumps(document))
     files.config.chmod(0o600)
 
@@ -218,9 +223,9 @@ def masked_for_each_cpu() -> tuple[str, ...]:
     return tuple(sorted(map(str, folders)))
 
 
-def places(spec: ContainerSpec) -> list[oci.Place]:
+def places(spec: ContainerSpec, has_etc: bool) -> list[oci.Place]:
     """Where the engine mounts the container's overlays and binds before the runtime moves them."""
-    found = [oci.Place(HOSTS, "/etc/hosts", readonly=True)]
+    found = [oci.Place(HOSTS, "/etc/hosts", readonly=True)] if has_etc else []
     found += [
         oci.Place(mounts.MOUNT_POINT / f"overlay{number}", overlay.target, readonly=False)
         for number, overlay in enumerate(spec.overlays)

@@ -233,20 +233,30 @@ def test_a_second_start_follows_no_link_of_the_containers(lab: Lab) -> None:
     """Whatever a container made of its /etc, the engine writes to no other place at the next start."""
     target = lab.folder / "outside"
     target.mkdir()
-    scripts = {
-        "folder": f"rm -rf /etc && ln -s {target} /etc",
-        "file": f"rm -f /etc/hosts && ln -s {target}/hosts /etc/hosts",
-        "dir": "rm -f /etc/hosts && mkdir /etc/hosts",
-        "none": "rm -rf /etc",
-    }
-    for name, script in scripts.items():
-        caps = frozenset({"CAP_DAC_OVERRIDE", "CAP_FOWNER"})
-        spec = kept(lab, name, "sh", "-c", f"{script}; exit 0", user="0:0", capabilities=caps)
-        lab.engine.create(spec)
-        for _ in range(2):
-            lab.engine.start(name)
-            lab.engine.wait(name, 10)
+
+    def folder(etc: Path) -> None:
+        shutil.rmtree(etc)
+        etc.symlink_to(target)
+
+    def file(etc: Path) -> None:
+        (etc / "hosts").unlink()
+        (etc / "hosts").symlink_to(target / "hosts")
+
+    def directory(etc: Path) -> None:
+        (etc / "hosts").unlink()
+        (etc / "hosts/x").mkdir(parents=True)
+
+    for change in (folder, file, directory, shutil.rmtree):
+        lab.engine.create(kept(lab, "odd", "true"))
+        lab.engine.start("odd")
+        lab.engine.wait("odd", 10)
+        change(lab.engine.files("odd").upper / "etc")
+        lab.engine.start("odd")
+        ended = lab.engine.wait("odd", 10)
+        assert ended is not None
+        assert ended.code == 0
         assert os.listdir(target) == []
+        lab.engine.remove("odd")
 
 
 def test_streams_can_be_attached_to(lab: Lab) -> None:
