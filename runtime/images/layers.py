@@ -250,11 +250,10 @@ class LayerStore:
             with contextlib.suppress(DamagedBlob):
                 freed += self.blobs.size(diff_id)
             self._discard_tree(path.name)
-        self._discard_hints()
         return freed
 
-    def _discard_hints(self) -> None:
-        """Forget packed blobs that are gone."""
+    def discard_hints(self) -> None:
+        """Forget packed blobs that are gone. The caller holds the blobs' lock."""
         for folder in list(self._packed.iterdir()):
             for hint in list(folder.iterdir()):
                 if not (self.blobs.folder / hint.name).exists():
@@ -265,7 +264,7 @@ class LayerStore:
     def drop(self, diff_id: str) -> None:
         """Remove a layer's tree. The caller holds the blobs' lock, and knows that nobody uses it."""
         self._discard_tree(hex_of(diff_id))
-        self._discard_hints()
+        self.discard_hints()
 
     def sweep(self) -> None:
         """Remove the folders of killed processes, and trees that were discarded."""

@@ -347,6 +347,7 @@ class ImageStore:
                 self.index.replace(kept)
             freed = self.layers.discard(layers, older_than)
             freed += self.blobs.discard(blobs, older_than)
+            self.layers.discard_hints()
         return freed + self.sweep()
 
     def sweep(self) -> int:
