@@ -82,7 +82,7 @@ def test_exit_codes_of_programs_that_cannot_run(lab: Lab) -> None:
         (127, [IMAGE, "nope"]),
         (126, [IMAGE, "/etc/passwd"]),
         (126, [IMAGE, "/etc"]),
-        (125, ["no/such:image", "true"]),
+        (125, ["--pull", "never", "no/such:image", "true"]),
         (125, ["--no-such-option", IMAGE]),
         (125, ["--name", "a b", IMAGE]),
         (125, ["-u", "nobody-of-that-name", IMAGE]),
