@@ -1,6 +1,9 @@
 """Where an engine keeps its things, and what it calls them on this machine."""
 
+import hashlib
 import json
+import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,8 @@ from shipway.runtime.errors import HostUnfit
 from shipway.runtime.files import atomic_write
 
 NAME = "engine.json"
+# Which engine a bridge belongs to: a link from the bridge's name to the engine's root. Gone at a reboot.
+CLAIMS = Path("/run/shipway/engines")
 
 
 @dataclass(frozen=True)
@@ -36,19 +41,49 @@ class EngineConfig:
 
     @classmethod
     def of(cls, root: Path) -> "EngineConfig":
-        """The config of the engine at `root`: as it was set up, else the defaults. HostUnfit."""
+        """The config of the engine at `root`: as it was set up, else a new one's. HostUnfit."""
         path = root / NAME
         try:
             values: dict[str, Any] = json.loads(path.read_bytes())
             return cls(root, Path(values.pop("run")), allow=tuple(values.pop("allow")), **values)
         except FileNotFoundError:
-            return cls(root, root / "run")
+            return cls.new(root)
         except PermissionError as error:
             raise HostUnfit(f"{path} may not be read by this user", "run as root") from error
         except (ValueError, TypeError, KeyError) as error:
             raise HostUnfit(
                 f"{path} is no engine's config ({error})", "delete it and set the engine up again"
             ) from error
+
+    @classmethod
+    def new(cls, root: Path) -> "EngineConfig":
+        """A config for an engine that is not there yet, with names of its own on this machine."""
+        digest = hashlib.sha256(os.fsencode(root.absolute())).digest()
+        name = f"sw{digest[:4].hex()}"
+        subnet = f"10.{100 + digest[4] % 100}.{digest[5] & 0xFC}.0/22"
+        return cls(root, root / "run", bridge=name, subnet=subnet, table=name, cgroup=name)
+
+    def claim(self) -> None:
+        """Make the bridge this engine's own until the next boot. HostUnfit if it is another's."""
+        CLAIMS.mkdir(parents=True, exist_ok=True)
+        path, root = CLAIMS / self.bridge, str(self.root.absolute())
+        with suppress(FileExistsError):
+            os.symlink(root, path)
+        owner = os.readlink(path)
+        if owner == root:
+            return
+        if (Path(owner) / NAME).exists():
+            raise HostUnfit(
+                f"the bridge {self.bridge} belongs to the engine at {owner}",
+                "give each engine a bridge, a subnet, a table and a cgroup of its own",
+            )
+        path.unlink()  # that engine's folder is gone
+        self.claim()
+
+    def release(self) -> None:
+        """Give the bridge up."""
+        with suppress(FileNotFoundError):
+            (CLAIMS / self.bridge).unlink()
 
     def save(self) -> None:
         """Put it down at `root`, where `of` finds it: for commands that are told only the root."""

@@ -81,6 +81,7 @@ class Engine:
         host.check_host()
         with locked(self.config.root / "locks/.setup"):
             try:
+                self.config.claim()
                 self._tools.cgroups.setup()
                 self._tools.runtime.root.mkdir(parents=True, exist_ok=True)
                 self._tools.wiring.setup()
@@ -116,6 +117,7 @@ class Engine:
         self._tools.network.teardown()
         self._tools.cgroups.teardown()
         self._tools.vault.close()
+        self.config.release()
 
     # -- starting -------------------------------------------------------------------------------
 

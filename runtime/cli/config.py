@@ -11,7 +11,8 @@ DEFAULT_DATA = "/var/lib/shipway"
 def engine_config(root: str | None) -> EngineConfig:
     """The engine that is meant: --root, else SHIPWAY_ENGINE, else the one of Shipway's data folder."""
     data = os.environ.get("SHIPWAY_DATA") or DEFAULT_DATA
-    return EngineConfig.of(Path(root or os.environ.get("SHIPWAY_ENGINE") or f"{data}/runtime"))
+    named = root or os.environ.get("SHIPWAY_ENGINE")
+    return EngineConfig.of(Path(named or f"{data}/runtime").absolute())
 
 
 def caller_variable(name: str) -> str | None:
