@@ -83,7 +83,9 @@ def delete_tree(folder: os.PathLike[str]) -> None:
             shutil.rmtree(folder)
             return
         except FileNotFoundError:
-            return
+            # Of the folder itself, or of something in it that another deletes at this moment.
+            if not os.path.lexists(folder):
+                return
         except RecursionError:  # Python 3.11's goes no deeper than a thousand folders
             run_command(["rm", "-rf", "--one-file-system", "--", os.fspath(folder)])
         except OSError as error:

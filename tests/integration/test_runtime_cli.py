@@ -205,6 +205,7 @@ def test_a_terminal_inside(lab: Lab) -> None:
         shell.expect("line")  # from cat
         shell.type("\x03")
         shell.expect("^C")
+        shell.expect("$ ")
         shell.type("exit 5\n")
         assert shell.wait() == 5
         assert shell.modes() == before
