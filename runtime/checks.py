@@ -12,7 +12,7 @@ import resource
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,6 +20,8 @@ from typing import Literal
 from shipway.runtime import apparmor, cgroups, disk, host, launch, mounts, ociruntime
 from shipway.runtime.config import EngineConfig
 from shipway.runtime.errors import RuntimeFailure
+from shipway.runtime.network.addresses import AddressPool
+from shipway.runtime.network.check import foreign_firewalls, overlaps
 from shipway.runtime.network.resolver import read_resolver
 from shipway.runtime.spec import IdRange
 from shipway.runtime.userns import user_namespace
@@ -250,6 +252,24 @@ def _forwarding(_config: EngineConfig) -> Answer:
     return "missing", "IPv4 is not forwarded, and cannot be", "set the sysctl net.ipv4.ip_forward=1"
 
 
+def _other_firewalls(config: EngineConfig) -> Answer:
+    found = list(foreign_firewalls(config.bridge, config.table))
+    if found:
+        return "degraded", _all(each.what for each in found), _all(each.remedy for each in found)
+    return "ok", "no other firewall drops what containers send", ""
+
+
+def _subnet(config: EngineConfig) -> Answer:
+    found = list(overlaps(config.bridge, AddressPool(config.root, config.subnet).network))
+    if found:
+        return "degraded", _all(each.what for each in found), found[0].remedy
+    return "ok", f"{config.subnet} is the containers' alone", ""
+
+
+def _all(texts: Iterable[str]) -> str:
+    return "; ".join(dict.fromkeys(texts))
+
+
 def _ipv6(_config: EngineConfig) -> Answer:
     if not Path("/proc/sys/net/ipv6").exists():
         return "degraded", "the kernel has no IPv6: containers have IPv4 only", ""
@@ -407,6 +427,8 @@ CHECKS: dict[str, Callable[[EngineConfig], Answer]] = {
     "conmon": _conmon,
     "unshare": _unshare,
     "nftables": _nft,
+    "other firewalls": _other_firewalls,
+    "subnet": _subnet,
     "forwarding": _forwarding,
     "IPv6": _ipv6,
     "seccomp": _seccomp,

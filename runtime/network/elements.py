@@ -25,7 +25,9 @@ _NETLINK_NETFILTER = 12
 _SUBSYSTEM = 10
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
 _NEW, _DELETE = _SUBSYSTEM << 8 | 12, _SUBSYSTEM << 8 | 14
-_INET = 1
+_GET_TABLE = _SUBSYSTEM << 8 | 1
+_INET, _BRIDGE = 1, 7
+_TABLE_NAME = 1
 _LIST_TABLE, _LIST_SET, _LIST_ELEMENTS = 1, 2, 3
 _LIST_ELEMENT, _KEY, _DATA, _VALUE = 1, 1, 2, 1
 _REQUEST, _ACK, _CREATE = 0x1, 0x4, 0x400
@@ -47,6 +49,22 @@ class Element:
         """Write it as in a ruleset."""
         value = f" : {_text(self.value)}" if self.value else ""
         return _text(self.key) + value
+
+
+def has_tables(table: str) -> bool:
+    """Whether the kernel has the inet and the bridge table of that name."""
+    name = attribute(_TABLE_NAME, table.encode() + b"\0")
+    with closing(_open_socket()) as sock:
+        for family in (_INET, _BRIDGE):
+            sock.send(_netlink(_GET_TABLE, _ACK, 1, name, 0, family))
+            try:
+                while not _read_answers(sock.recv(65536), table):
+                    pass
+            except KernelRefused as error:
+                if error.errno != errno.ENOENT:
+                    raise
+                return False
+    return True
 
 
 def add(table: str, elements: Sequence[Element]) -> None:
@@ -82,13 +100,18 @@ def _transact(kind: int, table: str, elements: Sequence[Element]) -> None:
     ]
     begin = _netlink(_BATCH_BEGIN, 0, 0, b"", _SUBSYSTEM)
     end = _netlink(_BATCH_END, 0, len(messages) + 1, b"", _SUBSYSTEM)
-    made = socket.SOCK_RAW | socket.SOCK_CLOEXEC
-    with closing(socket.socket(socket.AF_NETLINK, made, _NETLINK_NETFILTER)) as sock:
-        sock.settimeout(_ANSWER_TIMEOUT)
+    with closing(_open_socket()) as sock:
         sock.send(begin + b"".join(messages) + end)
         left = len(messages)
         while left:
             left -= _read_answers(sock.recv(65536), table)
+
+
+def _open_socket() -> socket.socket:
+    made = socket.SOCK_RAW | socket.SOCK_CLOEXEC
+    sock = socket.socket(socket.AF_NETLINK, made, _NETLINK_NETFILTER)
+    sock.settimeout(_ANSWER_TIMEOUT)
+    return sock
 
 
 def _chunks(elements: Sequence[Element]) -> list[list[Element]]:

@@ -7,12 +7,13 @@ the next: the ports of the bridge are isolated, and each container's only route 
 """
 
 import subprocess
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
-from shipway.runtime.commands import run_command
 from shipway.runtime.errors import HostUnfit
+from shipway.runtime.network import elements
 from shipway.runtime.network.elements import Address, Element
 
 Net = IPv4Network | IPv6Network
@@ -229,6 +230,9 @@ class Rules:
 
 
 FAMILIES = ("inet", "bridge")
+# nft 1.0.6 reads all tables of the host before it sends ours, and can die of one that it cannot read
+# or that just changes; nothing has been sent then. Seconds to wait before each further try.
+NFT_DELAYS = (0.02, 0.05, 0.1, 0.2, 0.4)
 
 
 def member_set(network: str, number: int) -> str:
@@ -254,18 +258,17 @@ def removal(table: str) -> str:
 
 def is_loaded(table: str) -> bool:
     """Whether our tables are there."""
-    result = run_command(["nft", "-t", "list", "tables"])
-    return all(f"table {family} {table}" in result.stdout.splitlines() for family in FAMILIES)
+    return elements.has_tables(table)
 
 
 def load(text: str) -> None:
     """Hand the rules to the kernel; all of them or, with HostUnfit, none."""
-    try:
-        result = subprocess.run(
-            ["nft", "-f", "-"], input=text, capture_output=True, text=True, timeout=30
-        )
-    except FileNotFoundError as error:
-        raise HostUnfit("nft is not installed", "install Debian's package nftables") from error
+    result = _nft(text)
+    for delay in NFT_DELAYS:
+        if result.returncode >= 0:
+            break
+        time.sleep(delay)
+        result = _nft(text)
     if result.returncode < 0:
         raise HostUnfit(
             f"nft died of signal {-result.returncode}",
@@ -274,6 +277,15 @@ def load(text: str) -> None:
     if result.returncode != 0:
         reason = (result.stderr.strip().splitlines() or ["no reason given"])[0]
         raise HostUnfit(f"the firewall rules were refused ({reason})", "check nftables' support")
+
+
+def _nft(text: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            ["nft", "-f", "-"], input=text, capture_output=True, text=True, timeout=30
+        )
+    except FileNotFoundError as error:
+        raise HostUnfit("nft is not installed", "install Debian's package nftables") from error
 
 
 def _listed(elements: Sequence[str]) -> str:

@@ -88,3 +88,22 @@ def test_what_is_in_the_way_is_named(case: str) -> None:
 def test_what_is_not_in_the_way_is_not_named(case: str) -> None:
     """Neither a firewall that lets pass, nor ours, nor one that was told."""
     assert look(FINE[case]) == []
+
+
+def test_check_names_what_is_in_the_way() -> None:
+    """`shipway runtime check` calls such a host degraded, and says what would help."""
+    steps = "".join(f"subprocess.run({command!r}, check=True)\n" for command in DOCKER)
+    code = f"""
+import json, subprocess
+from pathlib import Path
+from shipway.runtime import checks
+from shipway.runtime.config import EngineConfig
+{steps}
+config = EngineConfig(Path("/nowhere"), Path("/nowhere/run"))
+print(json.dumps(checks.CHECKS["other firewalls"](config)))
+"""
+    argv = ["unshare", "--net", sys.executable, "-c", code]
+    state, what, remedy = json.loads(subprocess.check_output(argv, text=True))
+    assert state == "degraded"
+    assert "ip filter FORWARD" in what
+    assert "iptables -I DOCKER-USER -i shipway0 -j ACCEPT" in remedy
