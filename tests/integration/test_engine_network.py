@@ -246,7 +246,7 @@ def test_a_host_without_ipv6_starts_containers(lab: Lab) -> None:
     setting.write_text("1")
     try:
         assert lab.execute("sh", "-c", "cat /proc/net/if_inet6")[1] == ""
-        assert knock(lab, "203.0.113.2:80") == {"203.0.113.2:80": "closed"}
+        assert "eth0" in lab.execute("sh", "-c", "cat /proc/net/route")[1]  # IPv4 is all there
     finally:
         lab.engine.setup()
     assert "eth0" in lab.execute("sh", "-c", "cat /proc/net/if_inet6")[1]
