@@ -142,6 +142,12 @@ class Lab:
             for element in each.get("elem", ())
         ]
 
+    def clear(self) -> None:
+        """Remove every container, and see that nothing of them is left on this machine."""
+        for container in self.engine.list():
+            self.engine.remove(container.id)
+        assert self.leftovers() == {}
+
     def close(self) -> None:
         """Remove every container and what `setup` made."""
         for name in os.listdir(self.config.root / "containers"):

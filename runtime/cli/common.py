@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,7 +12,7 @@ import click
 from shipway.runtime.cli.config import engine_config
 from shipway.runtime.config import EngineConfig
 from shipway.runtime.engine import Engine
-from shipway.runtime.errors import NoSuchContainer, RuntimeFailure
+from shipway.runtime.errors import InvalidSpec, NoSuchContainer, RuntimeFailure
 
 # Control characters; none but tab and newline may reach a person's terminal from a name or a label.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -97,3 +97,16 @@ def each(
 def complain(message: str) -> None:
     """A line of error."""
     click.echo(_CONTROL.sub("?", f"shipway runtime: {message}"), err=True)
+
+
+def parse_filters(filters: Iterable[str], known: Collection[str]) -> dict[str, list[str]]:
+    """Docker's filters, NAME=VALUE, by name; those of one name are alternatives. InvalidSpec."""
+    found: dict[str, list[str]] = {}
+    for each in filters:
+        name, equals, value = each.partition("=")
+        if not equals or name not in known:
+            raise InvalidSpec(
+                f"the filter {each!r} is not known; use NAME=VALUE with {', '.join(sorted(known))}"
+            )
+        found.setdefault(name, []).append(value)
+    return found

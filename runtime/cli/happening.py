@@ -1,7 +1,6 @@
 """events: what happened, and what happens."""
 
 import json
-import re
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -9,12 +8,11 @@ from datetime import UTC, datetime
 import click
 
 from shipway.runtime import watching
-from shipway.runtime.cli.common import engine, say
+from shipway.runtime.cli.common import engine, parse_filters, say
+from shipway.runtime.cli.moments import moment
 from shipway.runtime.cli.template import render
-from shipway.runtime.errors import InvalidSpec
 from shipway.runtime.events import Event
 
-_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?")
 FILTERS = {"container", "event", "image", "label", "type"}
 
 
@@ -33,10 +31,9 @@ def events(
     as_json: bool,
 ) -> None:
     """Show what happens, until interrupted; with --since also what happened."""
-    wanted = parse(filters)
-    now = time.time()
-    last = None if until is None else moment(until, now)
-    first = moment(since, now) if since else (now if last is None else 0.0)
+    wanted = parse_filters(filters, FILTERS)
+    last = None if until is None else moment(until) / 1e9
+    first = moment(since) / 1e9 if since else (time.time() if last is None else 0.0)
     for event in watching.follow(engine(), first, last):
         if matches(event, wanted):
             show(event, "json" if as_json else form)
@@ -52,37 +49,6 @@ def show(event: Event, form: str | None) -> None:
         about = ", ".join(f"{name}={value}" for name, value in sorted(event.attributes.items()))
         stamp = datetime.fromtimestamp(event.at, UTC).isoformat()
         say(f"{stamp} {event.kind} {event.action} {event.id}{f' ({about})' if about else ''}")
-
-
-def moment(text: str, now: float) -> float:
-    """Epoch seconds of a time: so long ago (1h30m), ISO, or epoch seconds. Raises InvalidSpec."""
-    try:
-        return float(text)
-    except ValueError:
-        pass
-    found = _DURATION.fullmatch(text)
-    if found and any(found.groups()):
-        hours, minutes, seconds = (float(part or 0) for part in found.groups())
-        return now - hours * 3600 - minutes * 60 - seconds
-    try:
-        return datetime.fromisoformat(text).timestamp()
-    except ValueError:
-        raise InvalidSpec(
-            f"{text!r} is no time; write 10m, 2026-11-24T10:00:00 or epoch seconds"
-        ) from None
-
-
-def parse(filters: tuple[str, ...]) -> dict[str, list[str]]:
-    """Filters by name; those of one name are alternatives. Raises InvalidSpec."""
-    found: dict[str, list[str]] = {}
-    for each in filters:
-        name, equals, value = each.partition("=")
-        if not equals or name not in FILTERS:
-            raise InvalidSpec(
-                f"the filter {each!r} is not known; use NAME=VALUE with {', '.join(sorted(FILTERS))}"
-            )
-        found.setdefault(name, []).append(value)
-    return found
 
 
 def matches(event: Event, wanted: dict[str, list[str]]) -> bool:

@@ -10,10 +10,10 @@ from typing import Any
 import click
 
 from shipway.runtime.cli import template
-from shipway.runtime.cli.common import engine, say
+from shipway.runtime.cli.common import engine, parse_filters, say
 from shipway.runtime.containers import Container
 from shipway.runtime.engine import Engine
-from shipway.runtime.errors import InvalidSpec, NoSuchContainer
+from shipway.runtime.errors import NoSuchContainer
 from shipway.runtime.network.publish import Published
 from shipway.runtime.states import DOCKER_STATUS
 
@@ -55,7 +55,7 @@ def ps(
 ) -> None:
     """List containers: those that run, or all."""
     found = engine()
-    wanted = parse_filters(filters)
+    wanted = parse_filters(filters, FILTERS)
     last = 1 if latest else last
     everything = show_all or last is not None or "status" in wanted or "exited" in wanted
     containers = [
@@ -89,19 +89,6 @@ def settled(found: Engine) -> list[Container]:
         else:
             kept.append(container)
     return kept
-
-
-def parse_filters(filters: tuple[str, ...]) -> dict[str, list[str]]:
-    """Filters by name; those of one name are alternatives. Raises InvalidSpec."""
-    found: dict[str, list[str]] = {}
-    for each in filters:
-        name, equals, value = each.partition("=")
-        if not equals or name not in FILTERS:
-            raise InvalidSpec(
-                f"the filter {each!r} is not known; use NAME=VALUE with {', '.join(sorted(FILTERS))}"
-            )
-        found.setdefault(name, []).append(value)
-    return found
 
 
 def matches(container: Container, wanted: dict[str, list[str]]) -> bool:

@@ -43,9 +43,7 @@ def module_lab() -> Iterator[Lab]:
 def lab(module_lab: Lab) -> Iterator[Lab]:
     """The engine, and a check that each test's containers leave nothing when removed."""
     yield module_lab
-    for container in module_lab.engine.list():
-        module_lab.engine.remove(container.id)
-    assert module_lab.leftovers() == {}
+    module_lab.clear()
     assert [name for name in os.listdir(module_lab.config.root / "ids") if name != "lock"] == []
 
 

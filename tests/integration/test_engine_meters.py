@@ -34,9 +34,7 @@ def module_lab() -> Iterator[Lab]:
 def lab(module_lab: Lab) -> Iterator[Lab]:
     """The engine, and a check that each test's containers leave nothing when removed."""
     yield module_lab
-    for container in module_lab.engine.list():
-        module_lab.engine.remove(container.id)
-    assert module_lab.leftovers() == {}
+    module_lab.clear()
     for path in module_lab.folder.glob("*.log*"):
         path.unlink()
 
