@@ -228,7 +228,7 @@ def test_commit(lab: Lab) -> None:
     image = lab.engine.images.get("c:1")
     assert image.config.env == {"PATH": "/bin", "A": "b"}
     top = lab.engine.images.trees(image)[0]
-    assert os.listdir(top / "etc") == ["own"]
+    assert sorted(os.listdir(top / "etc")) == ["group", "own"]  # a whiteout, and the new file
     ok(lab, "rm", "box")
 
 
@@ -395,6 +395,6 @@ def test_pull_push_run(lab: Lab) -> None:
         *("commit", "pull", "push", "login", "logout", "build"),
     ],
 )
-def test_help(lab: Lab, verb: str) -> None:
+def test_help(verb: str) -> None:
     """Each verb's help has an example."""
-    assert "Example:" in ok(lab, verb, "--help")
+    assert "Example:" in run(sys.executable, "-m", "shipway.runtime", verb, "--help")

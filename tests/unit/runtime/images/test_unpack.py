@@ -146,6 +146,43 @@ def test_whiteout_never_hides_its_own_layer(dest: Path, whiteout_first: bool) ->
     assert os.getxattr(dest / "d", "trusted.overlay.opaque") == b"y"
 
 
+def test_whiteout_before_an_unmentioned_folder(dest: Path) -> None:
+    """A folder that only follows from a file below it wins over a whiteout of its name as well."""
+    unpack(dest, member("p/.wh.d"), member("p/d/f"), layer=True)
+    assert (dest / "p/d/f").exists()
+    assert os.getxattr(dest / "p/d", "trusted.overlay.opaque") == b"y"
+
+
+def test_whiteout_alone(dest: Path) -> None:
+    """A whiteout makes the folders above it."""
+    unpack(dest, member("a/b/.wh.c"), layer=True)
+    assert stat.S_ISCHR(os.stat(dest / "a/b/c").st_mode)
+    assert stat.S_IMODE(os.stat(dest / "a/b").st_mode) == 0o755
+
+
+def test_whiteout_twice(dest: Path) -> None:
+    """The same name hidden twice is two entries of one name."""
+    with pytest.raises(UnsafeArchive, match="hides a twice"):
+        unpack(dest, member(".wh.a"), member(".wh.a"), layer=True)
+
+
+def test_groups_are_the_archive_s(dest: Path) -> None:
+    """A folder that gives its group on does not give it to files that have another."""
+    folder = member("d", b"5", mode=0o2755)
+    folder.gid = 33
+    unpack(dest, folder, member("d/f"), member("d/l", b"2", "f"), layer=True)
+    assert [os.lstat(dest / name).st_gid for name in ("d", "d/f", "d/l")] == [33, 0, 0]
+
+
+def test_devices_below_dev(dest: Path) -> None:
+    """A layer's nodes below /dev are passed over, others refused, and a source's in any place."""
+    unpack(dest, member("dev/null", b"3"), member("dev/x", b"4"), layer=True)
+    assert not (dest / "dev/null").exists()
+    for name, layer in (("etc/null", True), ("dev/null", False)):
+        with pytest.raises(UnsafeArchive, match="device"):
+            unpack(dest, member(name, b"3"), layer=layer)
+
+
 @pytest.mark.parametrize("name", [".wh.", ".wh...", ".wh.."])
 def test_whiteout_of_nothing(dest: Path, name: str) -> None:
     """A whiteout without a name of its own to hide is refused."""
