@@ -147,4 +147,5 @@ def _make_cache(path: Path) -> None:
 
 
 def _bind(source: Path, target: str, readonly: bool = True) -> Mount:
-    return Mount(os.fspath(source), target, readonly)
+    """What a build may write to is its own: no other container is given it meanwhile."""
+    return Mount(os.fspath(source), target, readonly, own=not readonly)

@@ -17,18 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from shipway.runtime import apparmor, cgroups, disk, host, launch, mounts, ociruntime
+from shipway.runtime import apparmor, cgroups, disk, host, idmapping, launch, mounts, ociruntime
 from shipway.runtime.config import EngineConfig
 from shipway.runtime.errors import RuntimeFailure
 from shipway.runtime.network.addresses import AddressPool
 from shipway.runtime.network.check import foreign_firewalls, overlaps
 from shipway.runtime.network.resolver import read_resolver
-from shipway.runtime.spec import IdRange
-from shipway.runtime.userns import user_namespace
+from shipway.runtime.userns import UserNamespace, user_namespace
 
 State = Literal["ok", "degraded", "missing"]
 
-FIRST_TRIED_ID = 1_000_000
 ENOUGH_FILES = 65536
 LITTLE_DISK = 2 * 1024**3
 NO_DISK = 100 * 1024**2
@@ -108,9 +106,12 @@ def _root(_config: EngineConfig) -> Answer:
 
 
 def _kernel(_config: EngineConfig) -> Answer:
-    if host.kernel_version() >= host.OLDEST_KERNEL:
+    if host.kernel_version() >= host.OLDEST_MAPPING_KERNEL:
         return "ok", platform.release(), ""
-    return "missing", f"{platform.release()} cannot id-map layers", "upgrade to Linux 5.19 or later"
+    remedy = "upgrade to Linux 5.19 or later"
+    if host.kernel_version() >= host.OLDEST_KERNEL:
+        return "degraded", f"{platform.release()} cannot id-map layers: they are copied", remedy
+    return "missing", f"{platform.release()} lacks mount_setattr", remedy
 
 
 def _user_namespaces(_config: EngineConfig) -> Answer:
@@ -119,7 +120,7 @@ def _user_namespaces(_config: EngineConfig) -> Answer:
         return "missing", "the kernel has none", "use a kernel with CONFIG_USER_NS"
     if int(most.read_text()) == 0:
         return "missing", "none is allowed", "set the sysctl user.max_user_namespaces, to 15000 say"
-    user_namespace(IdRange(FIRST_TRIED_ID))
+    user_namespace(idmapping.TRIED_IDS)
     return "ok", f"at most {int(most.read_text())}; root needs no other setting, nor newuidmap", ""
 
 
@@ -127,33 +128,25 @@ def _overlay(config: EngineConfig) -> Answer:
     if "\toverlay\n" not in Path("/proc/filesystems").read_text():
         # The module may not have been asked for yet; trying loads it.
         subprocess.run(["modprobe", "overlay"], capture_output=True, timeout=30)
-    namespace = user_namespace(IdRange(FIRST_TRIED_ID))
-    with tempfile.TemporaryDirectory(dir=_existing(config.root), prefix=".check-") as name:
-        lower, layer = Path(name, "lower"), Path(name, "layer")
-        for folder in (lower, layer, layer / "upper", layer / "work"):
-            folder.mkdir()
-
-        def try_it() -> str:
-            mounts.mount_private_tmpfs()
-            scratch = mounts.MOUNT_POINT / "layers"
-            for folder in (scratch, mounts.ROOTFS):
-                folder.mkdir()
-            upper, work = layer / "upper", layer / "work"
-            try:
-                mounts.mount_overlay(mounts.ROOTFS, [lower], upper, work, scratch, namespace)
-            except OSError as error:
-                return str(error)
-            return ""
-
-        refused = mounts.in_own_mount_namespace(try_it)
-    kind = _file_system(config.root)
-    if refused:
+    place, kind = _existing(config.root), _file_system(config.root)
+    refused = idmapping.refusal(place, user_namespace(idmapping.TRIED_IDS))
+    if not refused and config.idmap == "auto":
+        return "ok", f"id-mapped layers work on {kind}", ""
+    plain = idmapping.refusal(place, UserNamespace(None, idmapping.TRIED_IDS.base))
+    if plain:
         return (
             "missing",
-            f"the file system of {config.root} ({kind}) takes no id-mapped overlay: {refused}",
+            f"the file system of {config.root} ({kind}) takes no overlay: {plain}",
             "put the data folder on ext4, xfs or btrfs",
         )
-    return "ok", f"id-mapped layers work on {kind}", ""
+    copied = "layers are copied, and shifted, for each range of ids"
+    if not refused:
+        return "degraded", f"{copied}, as the engine's config says (idmap)", ""
+    return (
+        "degraded",
+        f"the file system of {config.root} ({kind}) takes no id-mapped overlay: {copied}",
+        mounts.FILE_SYSTEM_REMEDY,
+    )
 
 
 def _control_groups(config: EngineConfig) -> Answer:

@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from shipway.runtime.errors import HostUnfit
 from shipway.runtime.files import atomic_write
@@ -25,6 +25,7 @@ class EngineConfig:
     host user id of the ranges that the engine allots to containers that bring none of their own.
     `subnet6` is a /64, "auto" (made of `subnet`) or "none". `publish` is the host's address at which
     ports of containers are published if no other is named.
+    `idmap` "never" has layers copied for each range of ids even where the kernel could map them.
     """
 
     root: Path
@@ -38,6 +39,11 @@ class EngineConfig:
     allow: tuple[str, ...] = ()
     subnet6: str = "auto"
     publish: str = "127.0.0.1"
+    idmap: Literal["auto", "never"] = "auto"
+
+    def __post_init__(self) -> None:
+        if self.idmap not in ("auto", "never"):
+            raise ValueError(f"idmap is auto or never, not {self.idmap!r}")
 
     @classmethod
     def of(cls, root: Path) -> "EngineConfig":

@@ -96,6 +96,7 @@ class Files:
         self.noted = self.folder / "noted"
         self.caller = self.folder / "caller"
         self.hosts = self.folder / "hosts"
+        self.shifted = self.folder / "shifted.json"
         self.bundle = run / container_id
         self.config = self.bundle / "config.json"
         self.runtime_log = self.bundle / "runtime.log"

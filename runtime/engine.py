@@ -34,6 +34,7 @@ from shipway.runtime.errors import (
 )
 from shipway.runtime.files import folder_errors, locked
 from shipway.runtime.foreground import Output, Patience, pump
+from shipway.runtime.idmapping import IdMapping
 from shipway.runtime.idranges import IdRanges
 from shipway.runtime.images.layers import LayerStore
 from shipway.runtime.images.store import ImageStore
@@ -105,6 +106,7 @@ class Engine:
             "runtime_version": tools.runtime.version,
             "cgroups": tools.cgroups.version,
             "kernel": platform.release(),
+            "ids": "mapped by the kernel" if tools.idmapping.by_kernel else "shifted copies",
             "bridge": self.config.bridge,
             "subnet": self.config.subnet,
             "nameservers": [str(each) for each in tools.network.resolver().nameservers],
@@ -330,7 +332,8 @@ class Engine:
 
         files = self._files(container_id)
         files.read_record()
-        return Interior(self._observer, files, self._layers_of, self.config.root / "locks")
+        mapping = self._tools.idmapping
+        return Interior(self._observer, mapping, files, self._layers_of, self.config.root / "locks")
 
     def _layers_of(self, files: Files) -> Sequence[Path]:
         record = files.read_record()
@@ -433,7 +436,7 @@ class Engine:
         from shipway.runtime import snapshots  # rarely used, and not needed for a start
 
         with self._lock(container_id):
-            snapshots.export(self._files(container_id), self.images, output)
+            snapshots.export(self._tools, self._files(container_id), self.images, output)
 
     def settle(self, container_id: str) -> None:
         """Do what is due once a container has ended: note it, and remove it if that is asked.
@@ -460,6 +463,7 @@ class Engine:
         network = Network(config.bridge, pool, config.table, config.allow)
         return Tools(
             ids=IdRanges(config.root / "ids", config.ids),
+            idmapping=IdMapping(config, self.images),
             runtime=runtime,
             conmon=find_conmon(),
             cgroups=Cgroups(config.cgroup),

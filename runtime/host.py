@@ -7,8 +7,10 @@ import shutil
 
 from shipway.runtime.errors import HostUnfit
 
-# The first kernel whose overlay takes id-mapped layers.
-OLDEST_KERNEL = (5, 19)
+# The first kernel with mount_setattr, by which every mount of ours is made.
+OLDEST_KERNEL = (5, 12)
+# The first kernel whose overlay takes id-mapped layers; without it they are copied.
+OLDEST_MAPPING_KERNEL = (5, 19)
 TOOLS = {"nft": "nftables", "conmon": "conmon", "unshare": "util-linux"}
 
 
@@ -18,7 +20,7 @@ def check_host() -> None:
         raise HostUnfit("the container engine needs root", "run as root")
     if kernel_version() < OLDEST_KERNEL:
         raise HostUnfit(
-            f"the kernel {platform.release()} is too old", "5.19 or later is needed; upgrade it"
+            f"the kernel {platform.release()} is too old", "5.12 or later is needed; upgrade it"
         )
     for tool, package in TOOLS.items():
         if shutil.which(tool) is None:

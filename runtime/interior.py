@@ -16,9 +16,10 @@ from shipway.runtime.containers import Files, Observer, open_pidfd, wait_for_end
 from shipway.runtime.copying import Side
 from shipway.runtime.errors import KernelRefused, RuntimeFailure
 from shipway.runtime.files import locked
+from shipway.runtime.idmapping import IdMapping
 from shipway.runtime.images.tarreader import Readable
 from shipway.runtime.spec import IdRange, Mount
-from shipway.runtime.userns import UserNamespace, user_namespace
+from shipway.runtime.userns import UserNamespace
 
 Result = TypeVar("Result")
 PROGRAM_TIMEOUT = 10.0
@@ -37,11 +38,13 @@ class Interior:
     def __init__(
         self,
         observer: Observer,
+        mapping: IdMapping,
         files: Files,
         layers: Callable[[Files], Sequence[Path]],
         locks: Path,
     ) -> None:
         self._observer = observer
+        self._mapping = mapping
         self._files = files
         self._layers = layers
         self._locks = locks
@@ -81,7 +84,8 @@ class Interior:
                     os.close(fd)
             with locked(self._locks / self._files.id):
                 if not self._observer.init_pid(self._files) and self._monitor_has_ended():
-                    return in_stopped_root(self._files, self._layers(self._files), work)
+                    layers = self._layers(self._files)
+                    return in_stopped_root(self._mapping, self._files, layers, work)
 
     def changes(self) -> list[Change]:
         """What the container has changed of its image, by path. Raises CopyFailed."""
@@ -125,14 +129,15 @@ class Interior:
         return None
 
 
-def in_stopped_root(files: Files, layers: Sequence[Path], work: Callable[[Side], Result]) -> Result:
+def in_stopped_root(
+    mapping: IdMapping, files: Files, layers: Sequence[Path], work: Callable[[Side], Result]
+) -> Result:
     """Do something in the file system of a container that does not run.
 
     It is mounted for as long as that takes, in a mount namespace that no other process sees. The
     caller holds the container's lock, so that nobody starts it meanwhile.
     """
     ids = id_range(files)
-    namespace = user_namespace(ids)
     size = disk_size(files)
 
     def mount_and_work() -> Result:
@@ -144,6 +149,7 @@ def in_stopped_root(files: Files, layers: Sequence[Path], work: Callable[[Side],
             folder.mkdir()
         with ExitStack() as stack:
             writable = stack.enter_context(disk.writable(files.layer, size))
+            view = mapping.look(files, ids, layers, writable.seen / "upper")
             layer = writable.attach(mounts.MOUNT_POINT / disk.PLACE)
             if writable.fd is not None:
                 stack.callback(syscalls.umount, str(layer))
@@ -152,12 +158,14 @@ def in_stopped_root(files: Files, layers: Sequence[Path], work: Callable[[Side],
             overlay_work.mkdir(mode=0o700)
             stack.callback(shutil.rmtree, overlay_work, ignore_errors=True)
             upper = layer / "upper"
-            mounts.mount_overlay(mounts.ROOTFS, layers, upper, overlay_work, scratch, namespace)
+            mounts.mount_overlay(
+                mounts.ROOTFS, view.layers, upper, overlay_work, scratch, view.namespace
+            )
             stack.callback(_umount, mounts.ROOTFS)
             root = os.open(mounts.ROOTFS, _PLACE)
             stack.callback(os.close, root)
             for mount in saved_binds(files):
-                _bind(root, mount, namespace, stack)
+                _bind(root, mount, view.namespace, stack)
             return work(Side(root, files.id, ids))
 
     return mounts.in_own_mount_namespace(mount_and_work)

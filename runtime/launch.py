@@ -26,6 +26,7 @@ from shipway.runtime.errors import (
     ProgramNotFound,
     StartFailed,
 )
+from shipway.runtime.idmapping import IdMapping, View
 from shipway.runtime.idranges import IdRanges
 from shipway.runtime.network import hosts
 from shipway.runtime.network.addresses import AddressPool
@@ -34,7 +35,6 @@ from shipway.runtime.network.wiring import Wiring
 from shipway.runtime.ociruntime import OciRuntime
 from shipway.runtime.secrets import TARGET, Vault
 from shipway.runtime.spec import ContainerSpec
-from shipway.runtime.userns import UserNamespace, user_namespace
 
 LONGEST_SOCKET_PATH = 107
 HOSTS = mounts.MOUNT_POINT / "hosts"
@@ -50,6 +50,7 @@ class Tools:
     network: Network
     pool: AddressPool
     ids: IdRanges
+    idmapping: IdMapping
     wiring: Wiring
     vault: Vault
 
@@ -114,10 +115,13 @@ def bring_up(
     tools.wiring.lease(spec)
     tools.vault.keep(spec)
     with disk.writable(files.layer, spec.limits.disk) as layer:
-        has_etc = write_etc(tools, files, layer.seen / "upper", spec, address)
+        upper = layer.seen / "upper"
+        view = tools.idmapping.view(files, spec, root.layers, upper)
+        with view.as_root():
+            has_etc = write_etc(tools, files, upper, spec, address)
         env = {**root.env, **tools.wiring.link_environment(spec)}
         write_config(tools, files, spec, env, has_etc)
-        pid = create(tools, files, spec, root, layer, output)
+        pid = create(tools, files, spec, view, root.volatile, layer, output)
     limits.apply_io(tools.cgroups, files.id, spec.limits)
     if address is not None:
         tools.network.attach(address, pid)
@@ -131,6 +135,7 @@ def check(tools: Tools, files: Files, spec: ContainerSpec) -> None:
     check_paths(files, spec)
     limits.check(tools.cgroups, spec.limits)
     tools.wiring.check(spec)
+    make_folders(tools, spec)
 
 
 def check_paths(files: Files, spec: ContainerSpec) -> None:
@@ -144,11 +149,24 @@ def check_paths(files: Files, spec: ContainerSpec) -> None:
             raise InvalidSpec(
                 f"mount source {mount.source} is a symlink; name the folder or file it points to"
             )
-        if mount.kind == "bind" and not Path(mount.source).exists():
+        if mount.kind == "bind" and not mount.make and not Path(mount.source).exists():
             raise InvalidSpec(f"mount source {mount.source} does not exist")
     folder = spec.log_path.parent if spec.log_path else files.folder
     if folder != files.folder and not folder.is_dir():
         raise InvalidSpec(f"the folder of log_path {spec.log_path} does not exist")
+
+
+def make_folders(tools: Tools, spec: ContainerSpec) -> None:
+    """Make the folders to be bound that are to be made, if they are not there. Raises InvalidSpec."""
+    for mount in spec.mounts:
+        source = Path(mount.source)
+        if mount.kind == "bind" and mount.make and not source.exists():
+            try:
+                source.mkdir(parents=True)
+                if not tools.idmapping.by_kernel:
+                    os.chown(source, spec.ids.base, spec.ids.base)
+            except OSError as error:
+                raise InvalidSpec(f"the mount source {source} cannot be made: {error}") from error
 
 
 def write_etc(
@@ -244,12 +262,12 @@ def create(
     tools: Tools,
     files: Files,
     spec: ContainerSpec,
-    root: Root,
+    view: View,
+    volatile: bool,
     layer: disk.Layer,
     output: int | None,
 ) -> int:
     """Mount everything and have conmon create the container; returns init's pid."""
-    namespace = user_namespace(spec.ids)
     if output is None:
         log, streams = conmon.log_argument(spec.log_path), subprocess.DEVNULL
     else:
@@ -271,7 +289,7 @@ def create(
     argv = conmon.conmon_argv(tools.conmon, tools.runtime, monitor)
 
     def mount_and_create() -> int:
-        mount_all(tools, files, spec, root, layer, namespace)
+        mount_all(tools, files, spec, view, volatile, layer)
         return conmon.create_container(argv, files.bundle, tools.cgroups.adopt_monitor, streams)
 
     try:
@@ -300,23 +318,24 @@ def mount_all(
     tools: Tools,
     files: Files,
     spec: ContainerSpec,
-    root: Root,
+    view: View,
+    volatile: bool,
     layer: disk.Layer,
-    namespace: UserNamespace,
 ) -> None:
     """Mount the root file system, then the container's overlays and binds at their places."""
+    namespace = view.namespace
     mounts.mount_private_tmpfs()
     scratch = mounts.MOUNT_POINT / "layers"
     scratch.mkdir()
     mounts.ROOTFS.mkdir()
     own = layer.attach(mounts.MOUNT_POINT / disk.PLACE)
     mounts.mount_overlay(
-        mounts.ROOTFS, root.layers, own / "upper", own / "work", scratch, namespace, root.volatile
+        mounts.ROOTFS, view.layers, own / "upper", own / "work", scratch, namespace, volatile
     )
     check_root(mounts.ROOTFS, spec)
     HOSTS.touch()
     mounts.bind_idmapped(files.hosts, HOSTS, namespace, readonly=True)
-    for number, overlay in enumerate(spec.overlays):
+    for number, overlay in enumerate(view.overlays):
         scratch = mounts.MOUNT_POINT / f"layers{number}"
         scratch.mkdir()
         place = mounts.MOUNT_POINT / f"overlay{number}"

@@ -1,5 +1,7 @@
 """The mounts of a container: layers seen through its ids, and the overlay above them.
 
+Where mounts cannot be id-mapped, the namespace has no descriptor, and they are made as they are: see
+`idmapping.py`.
 All of it is done in a mount namespace that only the container's monitor keeps alive, so the kernel
 takes every mount away when the monitor ends, however that comes about.
 """
@@ -64,7 +66,7 @@ def _mount_overlay(target: Path, data: str, upper: Path) -> None:
             raise HostUnfit("the kernel has no overlayfs", "load its module overlay") from error
         if error.errno in (errno.EINVAL, errno.EOPNOTSUPP):
             raise HostUnfit(
-                f"the file system of {upper} takes no overlay with id-mapped layers",
+                f"the file system of {upper} takes no overlay",
                 FILE_SYSTEM_REMEDY,
             ) from error
         raise
@@ -99,10 +101,12 @@ def idmapped(source: Path | str, namespace: UserNamespace, readonly: bool) -> in
             raise InvalidSpec(
                 f"mount source {source} is a symlink; name the folder or file it points to"
             )
-        attributes = MOUNT_ATTR_IDMAP | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
+        attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
+        if namespace.fd is not None:
+            attributes |= MOUNT_ATTR_IDMAP
         if readonly:
             attributes |= syscalls.MOUNT_ATTR_RDONLY
-        syscalls.set_mount_attributes(fd, attributes, namespace.fd, str(source))
+        syscalls.set_mount_attributes(fd, attributes, namespace.fd or 0, str(source))
     except KernelRefused as error:
         os.close(fd)
         if error.errno != errno.EINVAL:

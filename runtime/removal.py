@@ -8,6 +8,7 @@ import time
 from shipway.runtime.commands import run_command
 from shipway.runtime.containers import Files, find_monitors, open_pidfd, read_pid, wait_for_end
 from shipway.runtime.errors import RuntimeFailure
+from shipway.runtime.idmapping import give_back
 from shipway.runtime.launch import Tools
 
 MONITOR_TIMEOUT = 10.0
@@ -29,6 +30,7 @@ def remove(tools: Tools, files: Files) -> None:
 def clear_run(tools: Tools, files: Files) -> None:
     """Kill what runs and delete what belongs to a run; folder and leases stay. Idempotent."""
     kill_processes(tools, files)
+    give_back(files)
     tools.wiring.disconnect(files.id)
     for address, owner in tools.pool.leases().items():
         if owner == files.id:

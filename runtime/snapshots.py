@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from shipway.runtime import lifecycle
+from shipway.runtime import idmapping, lifecycle
 from shipway.runtime.containers import Files, Observer
 from shipway.runtime.errors import RuntimeFailure
 from shipway.runtime.images import commit as commits
@@ -28,15 +28,18 @@ def commit(
     base = images.get(record.digest or record.image)
     still = _still(tools, observer, files) if pause else contextlib.nullcontext()
     with still, files.look() as layer:
-        return commits.commit(images, base, layer / "upper", change, overrides(files, base))
+        ids = idmapping.range_of(files)
+        made = overrides(files, base)
+        return commits.commit(images, base, layer / "upper", change, made, ids=ids)
 
 
-def export(files: Files, images: ImageStore, output: Writable) -> None:
+def export(tools: Tools, files: Files, images: ImageStore, output: Writable) -> None:
     """Write the tar of all files of a container."""
     record = files.read_record()
     image = images.get(record.digest or record.image)
+    layers = tools.idmapping.layers(files, images.trees(image))
     with files.look() as layer, _mountable(files, layer / "upper", images) as upper:
-        rootfs.give_out([upper, *images.trees(image)], output)
+        rootfs.give_out([upper, *layers], output, idmapping.range_of(files))
 
 
 @contextlib.contextmanager

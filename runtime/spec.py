@@ -96,7 +96,12 @@ ALLOT = IdRange(0x8000_0000)
 class Mount:
     """A bind of a host path, or a tmpfs. Ids on a bound disk are the container's own ids.
 
-    `options` of a tmpfs: "size=BYTES", "mode=OCTAL".
+    `options` of a tmpfs: "size=BYTES", "mode=OCTAL". With `make` a bound folder that is not there is
+    made, for the container's root.
+
+    Where mounts cannot be id-mapped, ids on a bound disk are the host's. But an `own` folder is used
+    by nobody else as long as the container is there: its files are given to the container for a
+    start, and have the container's own ids again when it is removed.
     """
 
     source: str
@@ -104,6 +109,8 @@ class Mount:
     readonly: bool = False
     kind: Literal["bind", "tmpfs"] = "bind"
     options: tuple[str, ...] = ()
+    own: bool = False
+    make: bool = False
 
     def __post_init__(self) -> None:
         _check_target(self.target)

@@ -12,15 +12,17 @@ from shipway.runtime.spec import IdRange
 class UserNamespace:
     """An open user namespace; its descriptor is closed when nobody refers to it any more.
 
-    `root` is the host's id of its ids 0.
+    `root` is the host's id of its ids 0. Without a descriptor mounts are not id-mapped: they show
+    what has the host's ids of the namespace on its disk.
     """
 
-    def __init__(self, fd: int, root: int) -> None:
+    def __init__(self, fd: int | None, root: int) -> None:
         self.fd = fd
         self.root = root
 
     def __del__(self) -> None:
-        os.close(self.fd)
+        if self.fd is not None:
+            os.close(self.fd)
 
 
 @lru_cache(maxsize=128)

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import click
@@ -57,12 +56,7 @@ def volume(text: str) -> Mount:
         if not source.startswith("."):
             raise InvalidSpec(f"the volume source {source!r} must be an absolute path")
         source = os.path.abspath(source)
-    if not Path(source).exists():
-        try:
-            Path(source).mkdir(parents=True)
-        except OSError as error:
-            raise InvalidSpec(f"the volume source {source} cannot be made: {error}") from error
-    return Mount(os.path.realpath(source), target, "ro" in words)
+    return Mount(os.path.realpath(source), target, "ro" in words, make=True)
 
 
 def mount(text: str) -> Mount:

@@ -12,6 +12,7 @@ from shipway.runtime.images import changes
 from shipway.runtime.images.intake import intake
 from shipway.runtime.images.store import CREATED, Image, ImageStore
 from shipway.runtime.images.treetar import tree_tar
+from shipway.runtime.spec import IdRange
 
 # The engine writes these into every container's layer: they are the container's, not its image's.
 OWN_FILES = frozenset({b"etc/hosts", b"etc/hostname", b"etc/resolv.conf"})
@@ -46,16 +47,18 @@ def commit(
     change: Change,
     overrides: Overrides = Overrides(),
     without: Collection[bytes] = OWN_FILES,
+    ids: IdRange | None = None,
 ) -> Image:
     """Make an image of `base` and the writable layer `upper`, which is only read.
 
-    Files keep their times. The caller sees to it that nobody writes. Raises InvalidTree,
-    InvalidImage, InvalidReference, StoreFull.
+    Files keep their times; `ids` are the machine's that they have on disk, if not the container's
+    own. The caller sees to it that nobody writes. Raises InvalidTree, InvalidImage,
+    InvalidReference, StoreFull.
     """
     document = copy.deepcopy(images.document(base))
     _override(document, overrides)
     changes.apply(document, change.instructions)
-    pieces = tree_tar(os.fspath(upper), settle=False, own_times=True, without=without)
+    pieces = tree_tar(os.fspath(upper), settle=False, own_times=True, without=without, ids=ids)
     with intake(images) as taking, images.blobs.incoming(pieces) as blob:
         layer = taking.layer(blob)
         document["created"] = CREATED

@@ -3,6 +3,7 @@
 Below the engine's root: `images/blobs/sha256/<hex>` is the truth and is durable before it has its
 name. `layers/<hex>/`, named by diff id, is made from it and may be lost: `path` makes it again. Ids
 on disk are the container's own; `layers/` is closed to others, since it holds set-uid programs.
+`layers/<hex>.<base>-<size>/` is a copy with the machine's ids of that range: see `shifted`.
 
 Our own layers are plain tars, so that blob and diff id have one digest. Layers from elsewhere are
 kept as they came, gzip or zstd: `layers/.packed/<hex of the diff id>/<hex of the blob>` leads to
@@ -14,6 +15,7 @@ made again from its blob. `settle` syncs and removes the marks, off the hot path
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -24,13 +26,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from shipway.runtime import files
+from shipway.runtime import files, idshift
 from shipway.runtime.errors import (
     DamagedBlob,
     InvalidArchive,
     InvalidImage,
     InvalidTree,
     NoSuchLayer,
+    RuntimeFailure,
 )
 from shipway.runtime.images import compression
 from shipway.runtime.images.blobs import (
@@ -44,6 +47,7 @@ from shipway.runtime.images.blobs import (
 from shipway.runtime.images.tarreader import Readable
 from shipway.runtime.images.treetar import tree_tar
 from shipway.runtime.images.unpack import UnpackLimits, unpack_tar
+from shipway.runtime.spec import IdRange
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 DEFAULT_LIMITS = UnpackLimits()
@@ -116,6 +120,39 @@ class LayerStore:
         if not path.is_dir() or self._is_suspect(path.name):
             self._restore(diff_id)
         return path
+
+    def shifted(self, name: str, ids: IdRange) -> Path:
+        """A copy of the tree of that hex name, with the machine's ids of a range in place of its own.
+
+        It is made once, and shared by all containers with that range, for where the kernel cannot
+        map ids. Raises as `path`, and StoreFull.
+        """
+        path = self.folder / f"{name}.{range_name(ids)}"
+        if path.is_dir() and not self._is_suspect(path.name):
+            return path
+        tree = self.path(f"sha256:{name}")
+        with files.locked(self._staging / f"{path.name}.lock", discard=True):
+            if not path.is_dir() or self._is_suspect(path.name):
+                with self.staged_tree() as copy, disk_errors(copy):
+                    _copy(tree, copy)
+                    idshift.move_tree(copy, idshift.to_host(ids))
+                    self._discard_tree(path.name)
+                    self._mark(path.name)
+                    copy.rename(path)
+        return path
+
+    def discard_shifted(self, ranges: Collection[str]) -> None:
+        """Remove the copies for ranges other than these (`range_name`); nobody starts one meanwhile.
+
+        `sweep` frees them.
+        """
+        for path in list(self.folder.glob("*.*")):
+            if not path.name.startswith(".") and path.name.partition(".")[2] not in ranges:
+                self._discard_tree(path.name)
+
+    def has_shifted(self) -> bool:
+        """Whether there are copies for any range."""
+        return any("." in name[1:] for name in os.listdir(self.folder))
 
     def renew(self, diff_id: str) -> None:
         """Make the layer young, so that prune leaves it to the image it is about to be in.
@@ -204,7 +241,7 @@ class LayerStore:
 
     def repair(self, diff_id: str) -> None:
         """Make the tree again from its blob; nothing may have it mounted. Raises DamagedBlob."""
-        self._discard_tree(hex_of(diff_id))
+        self._discard_all(hex_of(diff_id))
         self.path(diff_id)
 
     @contextmanager
@@ -244,7 +281,7 @@ class LayerStore:
         """
         freed = 0
         for path in list(self.folder.iterdir()):
-            diff_id = f"sha256:{path.name}"
+            diff_id = f"sha256:{path.name.partition('.')[0]}"
             if path.name.startswith(".") or diff_id in keep or path.stat().st_ctime > older_than:
                 continue
             with contextlib.suppress(DamagedBlob):
@@ -263,7 +300,7 @@ class LayerStore:
 
     def drop(self, diff_id: str) -> None:
         """Remove a layer's tree. The caller holds the blobs' lock, and knows that nobody uses it."""
-        self._discard_tree(hex_of(diff_id))
+        self._discard_all(hex_of(diff_id))
         self.discard_hints()
 
     def sweep(self) -> None:
@@ -338,6 +375,11 @@ class LayerStore:
             (self.folder / name).rename(self._staging / f"gone-{secrets.token_hex(8)}")
             (self._unsettled / name).unlink(missing_ok=True)
 
+    def _discard_all(self, name: str) -> None:
+        """Discard a layer's tree and all its copies."""
+        for path in (self.folder / name, *self.folder.glob(f"{name}.*")):
+            self._discard_tree(path.name)
+
     def _mark(self, name: str) -> None:
         files.atomic_write(self._unsettled / name, _boot_id().encode(), durable=False)
 
@@ -373,6 +415,21 @@ def _fingerprint(diff_id: str, tree: Path) -> str:
     except InvalidTree as error:
         raise DamagedBlob(diff_id, tree, f"holds what no layer can: {error}") from error
     return hasher.hexdigest()
+
+
+def range_name(ids: IdRange) -> str:
+    """How a range of ids is called in the names of shifted copies."""
+    return f"{ids.base}-{ids.size}"
+
+
+def _copy(tree: Path, copy: Path) -> None:
+    """Copy a tree into an empty folder, whose own owner, mode and marks become the tree's."""
+    argv = ["cp", "--archive", "--reflink=auto", "--", f"{tree}/.", os.fspath(copy)]
+    done = subprocess.run(argv, capture_output=True, text=True, env={"LC_ALL": "C"})
+    if "No space left on device" in done.stderr:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(copy))
+    if done.returncode:
+        raise RuntimeFailure(f"the layer {tree} could not be copied: {done.stderr.strip()}")
 
 
 def _boot_id() -> str:

@@ -14,6 +14,7 @@ from shipway.runtime.images.manifests import host_architecture
 from shipway.runtime.images.store import CREATED, Image, ImageStore
 from shipway.runtime.images.tarreader import Readable
 from shipway.runtime.images.treetar import tree_tar
+from shipway.runtime.spec import IdRange
 
 
 def take_in(
@@ -44,15 +45,19 @@ def take_in(
         return taking.document(document, [layer], [ref] if ref else [])
 
 
-def give_out(layers: Sequence[Path], output: Writable) -> None:
-    """Write the tar of what those layers (topmost first) show together. Raises InvalidTree."""
+def give_out(layers: Sequence[Path], output: Writable, ids: IdRange | None = None) -> None:
+    """Write the tar of what those layers (topmost first) show together. Raises InvalidTree.
+
+    `ids` are the machine's that the layers have on disk, if not the container's own.
+    """
 
     def write() -> None:
         mounts.mount_private_tmpfs()
         scratch = Path(tempfile.mkdtemp(dir=mounts.MOUNT_POINT))
         mounts.ROOTFS.mkdir()
         mounts.mount_view(mounts.ROOTFS, layers, scratch)
-        for piece in tree_tar(os.fspath(mounts.ROOTFS), settle=False, own_times=True):
+        root = os.fspath(mounts.ROOTFS)
+        for piece in tree_tar(root, settle=False, own_times=True, ids=ids):
             output.write(piece)
 
     mounts.in_own_mount_namespace(write)

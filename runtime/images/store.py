@@ -351,7 +351,13 @@ class ImageStore:
         return freed + self.sweep()
 
     def sweep(self) -> int:
-        """Remove what killed processes left, and trees that were discarded; gives bytes freed."""
+        """Remove what killed processes left and what was discarded; gives bytes freed.
+
+        So go copies of layers for ranges of ids that no container has.
+        """
+        if self.layers.has_shifted():
+            with files.locked(self.root / ".pins"):
+                self.layers.discard_shifted(usage.ranges(self.engine_root))
         freed = self.blobs.sweep()
         self.layers.sweep()
         return freed

@@ -12,8 +12,10 @@ import stat
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from shipway.runtime import idshift
 from shipway.runtime.errors import InvalidTree
 from shipway.runtime.images import tarwriter, whiteouts
+from shipway.runtime.spec import IdRange
 
 CHUNK = 1 << 20
 _TIMES = (tarwriter.FIXED_TIME * 10**9, tarwriter.FIXED_TIME * 10**9)
@@ -24,17 +26,20 @@ def tree_tar(
     settle: bool = True,
     own_times: bool = False,
     without: Collection[bytes] = (),
+    ids: IdRange | None = None,
 ) -> Iterator[bytes]:
     """The tar of what is below `root`, in pieces of about CHUNK bytes; `root` itself is not in it.
 
     With `settle` false nothing on disk is changed. With `own_times` the tar has the files' own
-    times, in seconds. Paths in `without` are left out. Raises InvalidTree for what no layer can
-    hold. Needs root's rights for whiteouts and xattrs.
+    times, in seconds. Paths in `without` are left out. With `ids` the tree has the machine's ids of
+    that range, and the tar the container's own. Raises InvalidTree for what no layer can hold. Needs
+    root's rights for whiteouts and xattrs.
     """
     if settle:
         os.chmod(root, 0o755)  # noqa: S103 - the root of a file system is for all to enter
         os.chown(root, 0, 0)
-    walk = _Walk(os.fsencode(root), settle, own_times, without)
+    move = idshift.to_container(ids) if ids else None
+    walk = _Walk(os.fsencode(root), settle, own_times, without, move)
     pieces: list[bytes] = []
     size = 0
     for piece in walk.pieces():
@@ -57,12 +62,18 @@ class _Inode:
 
 class _Walk:
     def __init__(
-        self, root: bytes, settle: bool, own_times: bool, without: Collection[bytes]
+        self,
+        root: bytes,
+        settle: bool,
+        own_times: bool,
+        without: Collection[bytes],
+        move: idshift.Move | None,
     ) -> None:
         self._root = root
         self._settle = settle
         self._own_times = own_times
         self._without = without
+        self._move = move
         self._inodes: dict[int, _Inode] = {}
 
     def pieces(self) -> Iterator[bytes]:
@@ -166,12 +177,16 @@ class _Walk:
         link: bytes = b"",
         xattrs: Mapping[str, bytes] | None = None,
     ) -> bytes:
+        uid, gid = status.st_uid, status.st_gid
+        if self._move is not None:
+            uid, gid = self._move(uid), self._move(gid)
+            xattrs = _moved(xattrs or {}, self._move)
         return tarwriter.header(
             name,
             kind,
             mode=0o777 if kind == tarwriter.SYMLINK else stat.S_IMODE(status.st_mode),
-            uid=status.st_uid,
-            gid=status.st_gid,
+            uid=uid,
+            gid=gid,
             size=size,
             link=link,
             xattrs=xattrs,
@@ -222,6 +237,10 @@ def _whiteout(name: bytes) -> bytes:
 def _xattrs(path: bytes) -> dict[str, bytes]:
     names = os.listxattr(path, follow_symlinks=False)
     return {name: os.getxattr(path, name, follow_symlinks=False) for name in names}
+
+
+def _moved(xattrs: Mapping[str, bytes], move: idshift.Move) -> dict[str, bytes]:
+    return {name: idshift.moved_mark(name, value, move) for name, value in xattrs.items()}
 
 
 def _settle_whiteout(path: bytes, status: os.stat_result) -> None:
