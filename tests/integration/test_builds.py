@@ -1,5 +1,6 @@
 """Builds on real parts: real stacks, real containers, real package downloads."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,12 +36,14 @@ IDS = IdRange(2_000_000)
 class Builder:
     """An engine of its own with the stack in it, and short ways to build."""
 
-    def __init__(self, folder: Path) -> None:
-        bridge, subnet = support.network_names(__name__)
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        bridge, subnet = support.network_names(f"{__name__}{settings}")
         self.folder = folder
         support.link_stack(folder / "root")
         self.engine = Engine(
-            EngineConfig(folder / "root", folder / "run", bridge, subnet, bridge, bridge)
+            EngineConfig(
+                folder / "root", folder / "run", bridge, subnet, bridge, bridge, **settings
+            )
         )
         self.engine.setup()
         self.stack = ensure_stack(self.engine)
@@ -140,16 +144,23 @@ class Builder:
         )
 
 
-@pytest.fixture(scope="module")
-def module_builder() -> Iterator[Builder]:
+@contextlib.contextmanager
+def open_builder(**settings: Any) -> Iterator[Builder]:
+    """A builder in a folder of its own, gone at the end."""
     with support.scratch() as folder:
-        builder = Builder(folder)
+        builder = Builder(folder, **settings)
         try:
             yield builder
         finally:
             for container in builder.engine.list():
                 builder.engine.remove(container.id)
             builder.engine.teardown()
+
+
+@pytest.fixture(scope="module")
+def module_builder() -> Iterator[Builder]:
+    with open_builder() as builder:
+        yield builder
 
 
 @pytest.fixture
@@ -479,6 +490,26 @@ def test_layer_kinds(builder: Builder) -> None:
         "2",
         "kk",
     ]
+
+
+def test_the_same_images_where_ids_cannot_be_mapped(builder: Builder) -> None:
+    """Layers new, restored, merged and taken from the cache folder have the same digests."""
+    with open_builder(idmap="never") as other:
+        found = []
+        for each in (builder, other):
+            fill = 'id -u > "$SHIPWAY_CACHE_DIR/seen"; cat "$SHIPWAY_CACHE_DIR/seen"; touch made'
+            sources = (
+                each.buildpack("kinds", "exit 0", KINDS),
+                each.buildpack("user", NEED, USER + fill),
+            )
+            cache = each.folder / "shared-cache"
+            catalog = each.catalog(*sources)
+            one = each.build({"a": "", "folder/b": "b"}, catalog, cache=cache)
+            two = each.build({"a": "c"}, catalog, cache=cache, previous=one.image)
+            assert {path.stat().st_uid for path in (cache, cache / "seen")} == {1000}
+            found.append([[layer.diff_id for layer in each.image(it).layers] for it in (one, two)])
+            found[-1] += [one.image, two.image]
+        assert found[0] == found[1]
 
 
 HOSTILE = {
