@@ -9,6 +9,7 @@ import errno
 import fcntl
 import os
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ LO_FLAGS_DIRECT_IO = 16
 # struct loop_config: fd, block size, and in its loop_info64 the flags; the rest stays zero.
 LOOP_CONFIG = struct.Struct("=II 52x I 240x")
 REMEDY = "load the kernel module loop, or do without a size limit"
+
+UNMOUNT_TIMEOUT = 10.0  # seconds the kernel may take over undoing a mount that nobody has any more
 
 # No journal: what is kept beyond a crash is checked before it is used. Tables are not written ahead.
 MAKE = ["mkfs.ext4", "-q", "-F", "-m", "0", "-i", "8192"]
@@ -53,7 +56,10 @@ def make(image: Path, size: int) -> None:
 
 
 def check(image: Path) -> None:
-    """Put a file system right that a crash of the machine left; one that is well takes some 5 ms."""
+    """Put a file system right that a crash of the machine left; one that is well takes some 5 ms.
+
+    Only while nobody has it mounted: it would be damaged.
+    """
     done = run_command(["e2fsck", "-p", str(image)])
     if done.returncode not in (0, 1):  # 1: there was something, and it is put right
         raise StartFailed(
@@ -87,11 +93,10 @@ def writable(folder: Path, size: int | None) -> Iterator[Layer]:
         yield Layer(folder)
         return
     image = folder / IMAGE
-    if image.exists():
-        check(image)
-    else:
+    known = image.exists()
+    if not known:
         make(image, size)
-    with mounted(image) as fd:
+    with mounted(image, checked=known) as fd:
         seen = Path(f"/proc/self/fd/{fd}")
         for name in ("upper", "work"):
             (seen / name).mkdir(mode=0o700, exist_ok=True)
@@ -116,12 +121,20 @@ def looked_into(folder: Path, monitor: int, place: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def mounted(image: Path) -> Iterator[int]:
-    """The file system as the descriptor of a detached mount. Nobody else may have it mounted.
+def mounted(image: Path, *, checked: bool = False) -> Iterator[int]:
+    """The file system as the descriptor of a detached mount, with `checked` after a check of it.
 
-    When that is closed the kernel undoes the mount, unless it has been attached by then.
+    When that is closed the kernel undoes the mount, unless it has been attached by then: soon after the last process
+    that had it, not at once. Mounted a second time meanwhile it would be damaged, so each mount waits for the end of
+    the one before. Raises StartFailed if that does not come.
     """
-    loop, path = _loop_device(image)
+    backing = _lock(image)
+    try:
+        if checked:
+            check(image)
+        loop, path = _loop_device(backing)
+    finally:
+        os.close(backing)  # the loop device has the file, and with it the lock, until it is free again
     try:
         fd = syscalls.new_mount("ext4", path, OPTIONS)
     finally:
@@ -132,13 +145,29 @@ def mounted(image: Path) -> Iterator[int]:
         os.close(fd)
 
 
-def _loop_device(image: Path) -> tuple[int, str]:
-    """An open loop device over the image, that is free again when its last user lets go."""
+def _lock(image: Path) -> int:
+    """The image, opened once nobody else has it mounted."""
+    backing = os.open(image, os.O_RDWR | os.O_CLOEXEC)
+    deadline = time.monotonic() + UNMOUNT_TIMEOUT
+    pause = 0.001
+    while True:
+        try:
+            fcntl.flock(backing, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return backing
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                os.close(backing)
+                raise StartFailed(f"the writable layer {image} is still mounted") from None
+        time.sleep(pause)
+        pause = min(pause * 2, 0.05)
+
+
+def _loop_device(backing: int) -> tuple[int, str]:
+    """An open loop device over the open image, that is free again when its last user lets go."""
     try:
         control = os.open(CONTROL, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
         raise HostUnfit(f"there are no loop devices ({error.strerror})", REMEDY) from error
-    backing = os.open(image, os.O_RDWR | os.O_CLOEXEC)
     try:
         while True:
             path = f"/dev/loop{fcntl.ioctl(control, LOOP_CTL_GET_FREE)}"
@@ -152,5 +181,4 @@ def _loop_device(image: Path) -> tuple[int, str]:
                 if error.errno != errno.EBUSY:  # another took it in between
                     raise
     finally:
-        os.close(backing)
         os.close(control)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from enginelab import IMAGE, Lab, eventually, open_lab
-from shipway.runtime import disk
+from shipway.runtime import disk, mounts
 from shipway.runtime.errors import HostUnfit, InvalidSpec, RuntimeFailure
 from shipway.runtime.images.commit import Change
 from shipway.runtime.spec import Limits
@@ -260,3 +260,20 @@ def test_an_engine_whose_disk_is_full_or_read_only_says_so(
 def test_an_error_of_the_disk_is_one_of_the_engines_own() -> None:
     """It can be caught with all others."""
     assert issubclass(HostUnfit, RuntimeFailure)
+
+
+def test_a_layer_is_mounted_once_at_a_time(tmp_path: Path) -> None:
+    """The kernel undoes a mount a little after its last user's end: a next start waits, or the layer would be damaged."""
+    rounds = 20
+
+    def write() -> None:
+        with disk.writable(tmp_path, SMALL.disk) as layer:
+            mounts.mount_private_tmpfs()
+            upper = layer.attach(mounts.MOUNT_POINT / disk.PLACE) / "upper"
+            number = len(list(upper.iterdir()))
+            (upper / str(number)).write_bytes(os.urandom(2**20))
+
+    for _ in range(rounds):
+        mounts.in_own_mount_namespace(write)
+    with disk.looked_into(tmp_path, 0, Path("/")) as folder:
+        assert len(list((folder / "upper").iterdir())) == rounds
