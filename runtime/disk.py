@@ -134,7 +134,8 @@ def mounted(image: Path, *, checked: bool = False) -> Iterator[int]:
             check(image)
         loop, path = _loop_device(backing)
     finally:
-        os.close(backing)  # the loop device has the file, and with it the lock, until it is free again
+        # The loop device has the file, too, and with it the lock, until it is free again.
+        os.close(backing)
     try:
         fd = syscalls.new_mount("ext4", path, OPTIONS)
     finally:

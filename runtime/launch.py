@@ -309,7 +309,7 @@ def start_error(message: str) -> StartFailed:
     ):
         return ProgramNotFound(message)
     refused = "ermission denied" in message or "not permitted" in message
-    if refused and "exec" in message:
+    if refused and ("exec" in message or "is not a regular file" in message):
         return ProgramNotExecutable(message)
     return StartFailed(message)
 
