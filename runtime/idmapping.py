@@ -64,9 +64,10 @@ class IdMapping:
         here = f"{_BOOT.read_text().strip()} {self._config.root.stat().st_dev} "
         found = note.read_text() if note.exists() else ""
         if not found.startswith(here):
-            refused = refusal(self._config.root, user_namespace(TRIED_IDS))
-            if refused and refusal(self._config.root, UserNamespace(None, TRIED_IDS.base)):
-                return True  # neither works, and a start will say why; it may be mended meanwhile
+            with self._images.layers.staged_tree() as place:
+                refused = refusal(place, user_namespace(TRIED_IDS))
+                if refused and refusal(place, UserNamespace(None, TRIED_IDS.base)):
+                    return True  # neither works, and a start says why; it may be mended meanwhile
             found = here + ("no" if refused else "yes")
             atomic_write(note, found.encode(), durable=False)
         return found.endswith("yes")
@@ -80,6 +81,7 @@ class IdMapping:
             return View(self.plain(files, spec.ids, upper), layers, spec.overlays)
         lent = [overlay.upper.parent for overlay in spec.overlays]
         lent += [Path(mount.source) for mount in spec.mounts if mount.own]
+        lent = [folder for folder in lent if folder.is_dir()]
         shown = self.look(files, spec.ids, layers, upper, lent)
         overlays = [
             replace(overlay, lower=tuple(self._shifted(overlay.lower, spec.ids)))
@@ -192,4 +194,5 @@ def _written(upper: Path) -> tuple[Path, Path]:
 def _write(files: Files, ids: IdRange, folders: Sequence[str], whole: bool) -> None:
     """`whole` tells that all of the writable layer has been shifted."""
     held = {"ids": [ids.base, ids.size], "folders": sorted(set(folders)), "whole": whole}
-    atomic_write(files.shifted, json.dumps(held).encode(), durable=False)
+    if held != _read(files):
+        atomic_write(files.shifted, json.dumps(held).encode())

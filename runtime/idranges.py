@@ -1,6 +1,7 @@
 """Ranges of host user ids for containers that bring none, leased on disk: `ids/<base> -> container`.
 
-Ids on disk are the container's own (its mounts are id-mapped), so a freed range can be given anew.
+Ids on disk are the container's own (its mounts are id-mapped), so a freed range can be given anew. Where
+they are not, only folders that were bound can have ids of a container that is gone.
 """
 
 import os

@@ -124,6 +124,8 @@ class Overlay:
     """An overlay inside the container; `lower` is topmost first.
 
     `upper` and `work` lie in one directory that holds nothing else; ids on disk are the container's.
+    Where mounts cannot be id-mapped they are the machine's from a start to the removal, and a `lower`
+    that is no layer of the engine's is shown as it is.
     """
 
     target: str
