@@ -8,7 +8,6 @@ shifted back, and tells a prune which copies are needed.
 """
 
 import json
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -158,6 +157,8 @@ def give_back(files: Files) -> None:
 
 def refusal(folder: Path, namespace: UserNamespace) -> str:
     """Why no overlay can be mounted in a folder with the namespace's ids; empty if one can."""
+    import tempfile  # late: it is tried once in a boot
+
     with tempfile.TemporaryDirectory(dir=folder, prefix=".check-") as name:
         lower, layer = Path(name, "lower"), Path(name, "layer")
         for made in (lower, layer, layer / "upper", layer / "work"):
