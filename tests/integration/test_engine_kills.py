@@ -18,7 +18,7 @@ STEPS = [
     "disk:make",
     "disk:_loop_device",
     "disk:Layer.attach",
-    "launch:user_namespace",
+    "idmapping:user_namespace",
     "containers:Files.begin",
     "containers:Files.finish",
 ]
@@ -123,7 +123,7 @@ def strays(lab: Lab) -> list[str]:
     root = lab.config.root
     folders = [root, lab.config.run, root / "addresses", root / "locks", root / "unfinished"]
     names = [f"{folder.name}/{name}" for folder in folders for name in os.listdir(folder)]
-    known = ("d/", "r/.oci", "r/.secrets", "addresses/", "locks/.")
+    known = ("d/", "r/.idmap", "r/.oci", "r/.secrets", "addresses/", "locks/.")
     return [each for each in names if not each.startswith(known) or each.startswith("d/.")]
 
 
