@@ -103,9 +103,22 @@ class Cgroups:
                 self._copy_cpuset(hierarchy)
 
     def adopt_monitor(self, pid: int) -> None:
-        """Move a process to the monitors' group, away from the caller's limits and its end."""
+        """Move a process to the monitors' group, away from the caller's limits and its end.
+
+        In a hierarchy where the caller is in the topmost group it has neither, and the process stays:
+        each move is a kernel's grace period long.
+        """
         for hierarchy in self.hierarchies:
-            (hierarchy.mount / self.parent / "monitors/cgroup.procs").write_text(str(pid))
+            if not self._is_at_top(hierarchy):
+                (hierarchy.mount / self.parent / "monitors/cgroup.procs").write_text(str(pid))
+
+    def _is_at_top(self, hierarchy: Hierarchy) -> bool:
+        """Whether the calling process is in the topmost group of a hierarchy."""
+        for line in _read(Path("/proc/self/cgroup")).splitlines():
+            _, names, path = line.split(":", 2)
+            if set(names.split(",")) <= hierarchy.controllers if names else hierarchy.unified:
+                return path == "/"
+        return False
 
     def holds(self, container_id: str, pid: int) -> bool:
         """Whether `pid` is a process of this container: the proof against a reused pid."""

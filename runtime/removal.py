@@ -6,7 +6,14 @@ import signal
 import time
 
 from shipway.runtime.commands import run_command
-from shipway.runtime.containers import Files, find_monitors, open_pidfd, read_pid, wait_for_end
+from shipway.runtime.containers import (
+    Files,
+    find_monitors,
+    is_monitor,
+    open_pidfd,
+    read_pid,
+    wait_for_end,
+)
 from shipway.runtime.errors import RuntimeFailure
 from shipway.runtime.idmapping import give_back
 from shipway.runtime.launch import Tools
@@ -35,10 +42,11 @@ def clear_run(tools: Tools, files: Files) -> None:
     for address, owner in tools.pool.leases().items():
         if owner == files.id:
             tools.network.detach(address)
-    if tools.runtime.state_files(files.id):
-        run_command(tools.runtime.delete(files.id))
-        for left in tools.runtime.state_files(files.id):
-            shutil.rmtree(left, ignore_errors=True)
+    if tools.runtime.name == "runsc" and tools.runtime.state_files(files.id):
+        run_command(tools.runtime.delete(files.id))  # it has a sandbox of its own to end
+    # Of the others a folder is all that is left: the processes are dead, the groups are removed here.
+    for left in tools.runtime.state_files(files.id):
+        shutil.rmtree(left, ignore_errors=True)
     tools.cgroups.remove(files.id)
     delete_tree(files.bundle)
 
@@ -51,6 +59,8 @@ def kill_processes(tools: Tools, files: Files) -> None:
         patience = 0.0  # its last deed may be this very removal, for whose end it waits
     while True:
         tools.cgroups.kill_all(files.id, read_pid(files.init_pid))
+        if ended_by_itself(files):
+            return
         monitors = find_monitors(files.bundle)
         # A monitor forks once and ends, early in its life: just then one look can miss both of it.
         if not monitors and not files.exit.exists():
@@ -60,6 +70,15 @@ def kill_processes(tools: Tools, files: Files) -> None:
         for pid in monitors:
             end_monitor(pid, patience)
         patience = 0.0
+
+
+def ended_by_itself(files: Files) -> bool:
+    """Whether the container's one monitor has noted the exit and is gone: nobody needs to be sought."""
+    if not (files.exit.exists() and files.started.exists() and read_pid(files.monitor_pid)):
+        return False
+    if is_monitor(read_pid(files.monitor_pid), files.bundle):
+        return False
+    return not any(files.bundle.glob("exec-*"))
 
 
 def end_monitor(pid: int, patience: float) -> None:

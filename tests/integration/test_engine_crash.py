@@ -29,7 +29,6 @@ REMOVING = [
     "cgroups:Cgroups.kill_all",
     "removal:kill_processes",
     "network.bridge:Network.detach",
-    "removal:run_command",
     "cgroups:Cgroups.remove",
     "removal:delete_tree",
     "network.addresses:AddressPool.release",
