@@ -39,16 +39,16 @@ def clear_run(tools: Tools, files: Files) -> None:
     kill_processes(tools, files)
     give_back(files)
     tools.wiring.disconnect(files.id)
+    if tools.runtime.state_files(files.id):
+        # While it runs the kernel takes the network namespace down, which we would else wait for.
+        run_command(tools.runtime.delete(files.id))
+        for left in tools.runtime.state_files(files.id):
+            shutil.rmtree(left, ignore_errors=True)
+    tools.cgroups.remove(files.id)
+    delete_tree(files.bundle)
     for address, owner in tools.pool.leases().items():
         if owner == files.id:
             tools.network.detach(address)
-    if tools.runtime.name == "runsc" and tools.runtime.state_files(files.id):
-        run_command(tools.runtime.delete(files.id))  # it has a sandbox of its own to end
-    # Of the others a folder is all that is left: the processes are dead, the groups are removed here.
-    for left in tools.runtime.state_files(files.id):
-        shutil.rmtree(left, ignore_errors=True)
-    tools.cgroups.remove(files.id)
-    delete_tree(files.bundle)
 
 
 def kill_processes(tools: Tools, files: Files) -> None:
