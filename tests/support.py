@@ -24,8 +24,12 @@ STACK_CACHE = ROOT / ".venv" / "cache" / "engine"
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
-    """A folder with a short path (unix sockets below it end at 108 bytes), removed at the end."""
-    path = Path(tempfile.mkdtemp(prefix="sw-", dir="/tmp"))
+    """A folder with a short path (unix sockets below it end at 108 bytes), removed at the end.
+
+    On the checkout's disk if that can be: Debian 13's /tmp is in memory, and nothing can be linked to it.
+    """
+    on_disk = os.stat("/tmp").st_dev == ROOT.stat().st_dev
+    path = Path(tempfile.mkdtemp(prefix="sw-", dir="/tmp" if on_disk else "/var/tmp"))
     try:
         yield path
     finally:
@@ -60,7 +64,7 @@ def network_names(seed: str) -> tuple[str, str]:
 
 
 def link_stack(root: Path) -> None:
-    """Give the engine root `root` the stack's images and layers, hard-linked from the cache."""
+    """Give the engine root `root` the stack's images and layers, hard-linked from the cache if it can be."""
     from shipway.buildpacks.stacks import ensure_stack
     from shipway.runtime.config import EngineConfig
     from shipway.runtime.engine import Engine
@@ -70,7 +74,9 @@ def link_stack(root: Path) -> None:
     ensure_stack(engine, output=lambda _line: None)
     root.mkdir(parents=True, exist_ok=True)
     for name in ("images", "layers"):
-        subprocess.run(["cp", "-al", STACK_CACHE / name, root / name], check=True)
+        linked = root.stat().st_dev == STACK_CACHE.stat().st_dev
+        how = "-al" if linked else "-a"
+        subprocess.run(["cp", how, STACK_CACHE / name, root / name], check=True)
 
 
 def clean_environ(**extra: str) -> dict[str, str]:
