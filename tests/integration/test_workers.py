@@ -395,7 +395,8 @@ def test_crash_starts_again(platform: Platform, app: str) -> None:
     assert instance.reason == "Process exited with status 3"
     assert instance.ended_at
     assert instance.next_start_at - instance.ended_at == pytest.approx(10.0)
-    assert "Starts again in 10 seconds, after 4 crashes in a row" in platform.log(app)
+    # The log is told once the truth is in SQL.
+    until(lambda: "Starts again in 10 seconds, after 4 crashes in a row" in platform.log(app), 5)
 
 
 def test_worker_type_and_relay(platform: Platform, app: str) -> None:
