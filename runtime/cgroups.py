@@ -108,17 +108,10 @@ class Cgroups:
         In a hierarchy where the caller is in the topmost group it has neither, and the process stays:
         each move is a kernel's grace period long.
         """
+        groups = [line.split(":", 2)[1:] for line in _read(Path("/proc/self/cgroup")).splitlines()]
         for hierarchy in self.hierarchies:
-            if not self._is_at_top(hierarchy):
+            if not _is_at_top(hierarchy, groups):
                 (hierarchy.mount / self.parent / "monitors/cgroup.procs").write_text(str(pid))
-
-    def _is_at_top(self, hierarchy: Hierarchy) -> bool:
-        """Whether the calling process is in the topmost group of a hierarchy."""
-        for line in _read(Path("/proc/self/cgroup")).splitlines():
-            _, names, path = line.split(":", 2)
-            if set(names.split(",")) <= hierarchy.controllers if names else hierarchy.unified:
-                return path == "/"
-        return False
 
     def holds(self, container_id: str, pid: int) -> bool:
         """Whether `pid` is a process of this container: the proof against a reused pid."""
@@ -259,3 +252,11 @@ def _remove_folder(folder: Path) -> None:
                 raise
             time.sleep(min(delay, 0.1))
             delay *= 2
+
+
+def _is_at_top(hierarchy: Hierarchy, groups: list[list[str]]) -> bool:
+    """Whether a process is in the topmost group of a hierarchy; `groups` are controllers and path of each."""
+    for names, path in groups:
+        if set(names.split(",")) <= hierarchy.controllers if names else hierarchy.unified:
+            return path == "/"
+    return False

@@ -10,9 +10,9 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from shipway.runtime import copying, disk, lifecycle, mounts, syscalls
+from shipway.runtime import copying, disk, ending, lifecycle, mounts, syscalls
 from shipway.runtime.changes import Change, compare
-from shipway.runtime.containers import Files, Observer, open_pidfd, wait_for_end
+from shipway.runtime.containers import Files, Observer
 from shipway.runtime.copying import Side
 from shipway.runtime.errors import KernelRefused, RuntimeFailure
 from shipway.runtime.files import locked
@@ -103,13 +103,7 @@ class Interior:
 
     def _monitor_has_ended(self) -> bool:
         """Wait for the end of a monitor that is about to: until then the mounts are its own."""
-        fd = open_pidfd(self._observer.monitor_pid(self._files))
-        if fd is None:
-            return True
-        try:
-            return wait_for_end([fd], ENDING)
-        finally:
-            os.close(fd)
+        return ending.await_end(self._observer, self._files, ENDING)
 
     def _running_root(self) -> int | None:
         """A descriptor of the root that the first process sees; None if none runs."""

@@ -40,6 +40,34 @@ STARTING = [
 ]
 
 
+# For a process of its own that is told `step` ("module:Class.function") and `when`: once armed, it kills itself there,
+# before or after it is done.
+DEADLY = """
+import importlib, os, signal, sys
+from pathlib import Path
+from shipway.runtime.config import EngineConfig
+from shipway.runtime.engine import Engine
+from shipway.runtime.spec import ContainerSpec, IdRange
+
+step, when, verb, config, image = sys.argv[1:]
+module, names = step.split(":")
+names = names.split(".")
+owner = importlib.import_module(f"shipway.runtime.{module}")
+for name in names[:-1]:
+    owner = getattr(owner, name)
+original = getattr(owner, names[-1])
+
+def deadly(*args, **kwargs):
+    if when == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    original(*args, **kwargs)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def arm():
+    setattr(owner, names[-1], deadly)
+"""
+
+
 class Lab:
     """An engine and short ways to use it."""
 
@@ -141,6 +169,17 @@ class Lab:
             if each and each["name"].startswith(kinds)
             for element in each.get("elem", ())
         ]
+
+    def loops(self) -> list[str]:
+        """The files of this engine that a loop device stands over."""
+        found = []
+        for path in Path("/sys/block").glob("loop*/loop/backing_file"):
+            try:
+                text = path.read_text()
+            except OSError:
+                continue
+            found += [text] if str(self.folder) in text else []
+        return found
 
     def clear(self) -> None:
         """Remove every container, and see that nothing of them is left on this machine."""

@@ -103,10 +103,16 @@ def parse_filters(filters: Iterable[str], known: Collection[str]) -> dict[str, l
     """Docker's filters, NAME=VALUE, by name; those of one name are alternatives. InvalidSpec."""
     found: dict[str, list[str]] = {}
     for each in filters:
-        name, equals, value = each.partition("=")
-        if not equals or name not in known:
-            raise InvalidSpec(
-                f"the filter {each!r} is not known; use NAME=VALUE with {', '.join(sorted(known))}"
-            )
+        name, value = parse_filter(each, known)
         found.setdefault(name, []).append(value)
     return found
+
+
+def parse_filter(text: str, known: Collection[str]) -> tuple[str, str]:
+    """Name and value of one filter. Raises InvalidSpec."""
+    name, equals, value = text.partition("=")
+    if not equals or name not in known:
+        raise InvalidSpec(
+            f"the filter {text!r} is not known; use NAME=VALUE with {', '.join(sorted(known))}"
+        )
+    return name, value

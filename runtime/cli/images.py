@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from shipway.runtime.cli import template
-from shipway.runtime.cli.common import engine, print_json, say
+from shipway.runtime.cli.common import engine, parse_filter, print_json, say
 from shipway.runtime.cli.listing import ago
 from shipway.runtime.errors import ImageError, InvalidSpec
 from shipway.runtime.images import listing, references, removing
@@ -130,11 +130,7 @@ def matcher(store: ImageStore, filters: tuple[str, ...]) -> Callable[[Listed], b
 
 
 def _filter(store: ImageStore, text: str) -> Callable[[Listed], bool]:
-    name, equals, value = text.partition("=")
-    if not equals or name not in FILTERS:
-        raise InvalidSpec(
-            f"the filter {text!r} is not known; use NAME=VALUE with {', '.join(sorted(FILTERS))}"
-        )
+    name, value = parse_filter(text, FILTERS)
     if name == "dangling":
         if value not in ("true", "false"):
             raise InvalidSpec(f"the filter {text!r} must be dangling=true or dangling=false")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from enginelab import IMAGE, STARTING, Lab, open_lab
+from enginelab import DEADLY, IMAGE, STARTING, Lab, open_lab
 from shipway.runtime.errors import NameInUse
 from shipway.runtime.spec import ContainerSpec
 
@@ -34,28 +34,9 @@ REMOVING = [
     "network.addresses:AddressPool.release",
 ]
 
-# Runs as a process of its own, which kills itself at one step, before or after it is done.
-SCRIPT = """
-import importlib, os, signal, sys
-from pathlib import Path
-from shipway.runtime.config import EngineConfig
-from shipway.runtime.engine import Engine
-from shipway.runtime.spec import ContainerSpec, IdRange
-
-step, when, verb, config, image = sys.argv[1:]
-module, names = step.split(":")
-names = names.split(".")
-owner = importlib.import_module(f"shipway.runtime.{module}")
-for name in names[:-1]:
-    owner = getattr(owner, name)
-original = getattr(owner, names[-1])
-
-def deadly(*args, **kwargs):
-    if when == "before":
-        os.kill(os.getpid(), signal.SIGKILL)
-    original(*args, **kwargs)
-    os.kill(os.getpid(), signal.SIGKILL)
-
+SCRIPT = (
+    DEADLY
+    + """
 engine = Engine(EngineConfig(**eval(config)))
 spec = ContainerSpec("victim", image, ("sleep", "60"), {}, IdRange(300000))
 kept = ContainerSpec("victim", image, ("sleep", "60"), {})
@@ -66,7 +47,7 @@ if verb in ("start", "restart"):
 if verb == "restart":
     engine.start("victim")
     (engine.files("victim").upper / "kept").touch()
-setattr(owner, names[-1], deadly)
+arm()
 {
     "run": lambda: engine.run(spec),
     "remove": lambda: engine.remove("victim"),
@@ -75,6 +56,7 @@ setattr(owner, names[-1], deadly)
     "restart": lambda: engine.restart("victim", 0.0),
 }[verb]()
 """
+)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -106,18 +105,6 @@ def list_rules() -> str:
     return subprocess.run(argv, capture_output=True, text=True, check=False).stdout
 
 
-def loops(lab: Lab) -> list[str]:
-    """The loop devices over files of this engine."""
-    found = []
-    for path in Path("/sys/block").glob("loop*/loop/backing_file"):
-        try:
-            text = path.read_text()
-        except OSError:
-            continue
-        found += [text] if str(lab.folder) in text else []
-    return found
-
-
 def strays(lab: Lab) -> list[str]:
     """Temporary files below the engine's folders, and what is noted as unfinished."""
     root = lab.config.root
@@ -158,7 +145,7 @@ def test_two_hundred_kills_leave_nothing(lab: Lab) -> None:
         if container.id != "neighbour":
             lab.engine.remove(container.id)
     assert (links(lab), rules(lab), lab.leftovers()) == before
-    assert eventually(lambda: not loops(lab))
+    assert eventually(lambda: not lab.loops())
     assert [each for each in strays(lab) if "neighbour" not in each] == []
     # The neighbour was never touched.
     assert lab.engine.get("neighbour").state == "running"

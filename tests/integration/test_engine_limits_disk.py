@@ -43,18 +43,6 @@ def lab() -> Iterator[Lab]:
         assert lab.leftovers() == {}
 
 
-def loops(lab: Lab) -> list[str]:
-    """The loop devices over files of this engine."""
-    found = []
-    for path in Path("/sys/block").glob("loop*/loop/backing_file"):
-        try:
-            text = path.read_text()
-        except OSError:
-            continue
-        found += [text] if str(lab.folder) in text else []
-    return found
-
-
 def test_a_full_disk_is_full_for_one_container_only(lab: Lab) -> None:
     """Writing past the size gives ENOSPC; a neighbour, with a size or without, and the host write on."""
     lab.run("free", "sleep", "60")
@@ -68,7 +56,7 @@ def test_a_full_disk_is_full_for_one_container_only(lab: Lab) -> None:
     (lab.folder / "host").write_bytes(bytes(2**20))
     for name in ("free", "sized"):
         lab.engine.remove(name)
-    assert eventually(lambda: not loops(lab))
+    assert eventually(lambda: not lab.loops())
 
 
 def test_what_is_written_within_a_size_is_exported_and_committed(lab: Lab) -> None:
@@ -128,13 +116,13 @@ def test_a_sized_container_is_like_any_other(lab: Lab) -> None:
 def test_the_kill_of_anybody_leaves_no_device(lab: Lab) -> None:
     """Monitor and container killed: the kernel takes mount and loop device back by itself."""
     lab.run("sized", "sleep", "60", limits=SMALL)
-    assert len(loops(lab)) == 1
+    assert len(lab.loops()) == 1
     files = lab.engine._files("sized")
     container = lab.engine.get("sized")
     monitor = int(files.monitor_pid.read_text())
     for pid in (monitor, container.pid):
         os.kill(pid, signal.SIGKILL)
-    assert eventually(lambda: not loops(lab))
+    assert eventually(lambda: not lab.loops())
     assert lab.engine.get("sized").state == "lost"
     lab.engine.remove("sized")
 
@@ -156,9 +144,9 @@ def test_its_layer_can_be_looked_into_while_it_runs_and_after(lab: Lab) -> None:
 
     assert eventually(lambda: notes(1)) == ["hello\n"]
     lab.engine.stop("sized", 0)
-    assert eventually(lambda: not loops(lab))
+    assert eventually(lambda: not lab.loops())
     assert notes(0) == ["hello\n"]
-    assert eventually(lambda: not loops(lab))
+    assert eventually(lambda: not lab.loops())
     lab.engine.remove("sized")
     lab.run("plain", "sleep", "60")
     with lab.engine._files("plain").look() as layer:
@@ -171,10 +159,10 @@ def test_devices_beyond_the_first_eight_are_found(lab: Lab) -> None:
     names = [f"many{number}" for number in range(12)]
     for name in names:
         lab.run(name, "sleep", "60", limits=SMALL)
-    assert len(loops(lab)) == 12
+    assert len(lab.loops()) == 12
     for name in names:
         lab.engine.remove(name)
-    assert eventually(lambda: not loops(lab))
+    assert eventually(lambda: not lab.loops())
 
 
 @pytest.mark.parametrize("size", [0, 2**20, 2**60, -1])

@@ -11,7 +11,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
-from enginelab import IMAGE, Lab, eventually, open_lab
+from enginelab import DEADLY, IMAGE, Lab, eventually, open_lab
 from networklab import SERVER
 from shipway.runtime.engine import Engine
 from shipway.runtime.errors import InvalidSpec, NoSuchHostAddress, PortTaken
@@ -359,37 +359,20 @@ STEPS = {
         "network.wiring:Wiring.forget",
     ],
 }
-# Runs as a process of its own, which kills itself at one step, before or after it is done.
-SCRIPT = """
-import importlib, os, signal, sys
-from pathlib import Path
-from shipway.runtime.config import EngineConfig
-from shipway.runtime.engine import Engine
+SCRIPT = (
+    DEADLY
+    + """
 from shipway.runtime.network.publish import parse
-from shipway.runtime.spec import ContainerSpec, IdRange
 
-step, when, verb, root, image = sys.argv[1:]
-module, names = step.split(":")
-names = names.split(".")
-owner = importlib.import_module(f"shipway.runtime.{module}")
-for name in names[:-1]:
-    owner = getattr(owner, name)
-original = getattr(owner, names[-1])
-
-def deadly(*args, **kwargs):
-    if when == "before":
-        os.kill(os.getpid(), signal.SIGKILL)
-    original(*args, **kwargs)
-    os.kill(os.getpid(), signal.SIGKILL)
-
-engine = Engine(EngineConfig.of(Path(root)))
+engine = Engine(EngineConfig.of(Path(config)))
 spec = ContainerSpec("victim", image, ("sleep", "60"), {}, IdRange(300000), ports=parse("80"),
     networks=("net",), aliases=("v",), links=(("friend", "f"),), dns=("10.9.9.9",))
 if verb == "remove":
     engine.run(spec)
-setattr(owner, names[-1], deadly)
+arm()
 engine.run(spec) if verb == "run" else engine.remove("victim")
 """
+)
 
 
 @pytest.fixture(scope="module")
