@@ -13,6 +13,7 @@ import re
 import select
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from shipway.runtime.errors import HostUnfit, InvalidPosition
+from shipway.runtime.rotation import older_numbers
 
 CHUNK = 256 << 10  # bytes read at once
 WINDOW = 64 << 10  # bytes looked at first, back from the end
@@ -156,19 +158,23 @@ def open_files(path: Path) -> list[_File]:
     """The log's files, the oldest first.
 
     They are opened from the newest on: a rotation meanwhile moves files only to where they are seen
-    twice, never to where they are missed.
+    twice, never to where they are missed. Which name is free at the moment says nothing: the folder
+    is asked again until it has none further on.
     """
     found: dict[int, _File] = {}
-    number, missing = 0, 0
-    while missing < 2:  # one name is free for a moment while a rotation is at it
-        try:
+    number, last = 0, _last_number(path)
+    while number <= last or number <= (last := _last_number(path)):
+        # A folder's listing may miss a name that is being moved, so the next one is tried as well.
+        with suppress(FileNotFoundError):
             file = _File(f"{path}.{number}" if number else str(path))
             found.setdefault(file.inode, file)
-            missing = 0
-        except FileNotFoundError:
-            missing += 1
         number += 1
     return list(reversed(found.values()))
+
+
+def _last_number(path: Path) -> int:
+    """The highest number among a log's older files, and one more for the one being moved up."""
+    return 1 + max(older_numbers(path), default=0)
 
 
 class LogReader:

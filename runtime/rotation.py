@@ -46,6 +46,17 @@ def is_due(log: Path, size: int) -> bool:
         return False
 
 
+def older_numbers(log: Path) -> list[int]:
+    """The numbers of the log's older files that are there, in no order."""
+    start = f"{log.name}."
+    try:
+        names = os.listdir(log.parent)
+    except FileNotFoundError:
+        return []
+    ends = [name.removeprefix(start) for name in names if name.startswith(start)]
+    return [int(end) for end in ends if end.isdigit()]
+
+
 def rotate(log: Path, control: Path, monitor: int, keep: int) -> bool:
     """Set the log aside as the newest of `keep` older files; False if its conmon has ended.
 
@@ -87,7 +98,7 @@ def _is_under_way(log: Path) -> bool:
 
 def _move_up(log: Path, keep: int) -> None:
     """Free the name of the newest older file; what would be one too many is deleted."""
-    for number in _numbers(log):
+    for number in older_numbers(log):
         if number > keep:
             _older(log, number).unlink()
     free = 1
@@ -97,12 +108,6 @@ def _move_up(log: Path, keep: int) -> None:
         _older(log, number - 1).rename(_older(log, number))
     if free == keep == 1:
         _older(log, 1).unlink(missing_ok=True)
-
-
-def _numbers(log: Path) -> list[int]:
-    start = f"{log.name}."
-    ends = [name.removeprefix(start) for name in os.listdir(log.parent) if name.startswith(start)]
-    return [int(end) for end in ends if end.isdigit()]
 
 
 def _reopen(log: Path, control: Path, monitor: int, again: bool) -> bool:

@@ -150,7 +150,7 @@ def test_a_small_log_is_left_alone(lab: Lab) -> None:
 STEPS = [
     "rotation:_move_up",
     "rotation:_temporary",
-    "rotation:_numbers",
+    "rotation:older_numbers",
     "rotation:os.link",
     "rotation:_reopen",
     "rotation:os.write",

@@ -280,6 +280,15 @@ def test_a_follower_is_told_of_silence(writer: Writer) -> None:
     assert [line.data for line in LogReader(writer.path).follow(None) if line] == [b"one\n"]
 
 
+def test_names_that_are_free_for_a_moment_hide_no_file(writer: Writer) -> None:
+    """Rotations leave a name free while they move files; what lies further on is found all the same."""
+    writer.say(b"old")
+    writer.rotate()
+    os.rename(f"{writer.path}.1", f"{writer.path}.4")
+    writer.say(b"new")
+    assert data(LogReader(writer.path)) == [b"old\n", b"new\n"]
+
+
 def test_a_follower_at_full_speed_misses_nothing(writer: Writer) -> None:
     """Written and rotated as fast as can be, every line comes once and in order."""
     holder = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
