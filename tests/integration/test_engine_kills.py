@@ -95,7 +95,7 @@ def links(lab: Lab) -> list[str]:
 def rules(lab: Lab) -> str:
     """The engine's packet rules, elements and all, without counters' values."""
     listed = eventually(lambda: list_rules() or None)
-    tables = listed.split("\ntable ")
+    tables = f"\n{listed}".split("\ntable ")  # ours may be the first of all, or not
     return "".join(each for each in tables if lab.config.table in each)
 
 
