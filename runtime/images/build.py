@@ -26,7 +26,6 @@ from shipway.runtime.images.tools import Output, ToolFailed
 DRIVER = "overlay"
 # The storage's mounts end with whoever made them.
 OWN_MOUNTS = ("unshare", "--mount", "--propagation", "slave", "--")
-ULIMITS = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}
 _TAR_MAGIC = slice(257, 262)
 
 
@@ -162,10 +161,9 @@ def _options(request: Request, identity: Path) -> list[str]:
         *("--iidfile", os.fspath(identity), "--file", os.fspath(request.file)),
         "--layers" if request.cached else "--no-cache",
     ]
-    # Newer buildahs would raise these to numbers of their own, which not every machine allows.
-    for name, limit in ULIMITS.items():
-        soft, hard = resource.getrlimit(limit)
-        options += ["--ulimit", f"{name}={soft}:{hard}"]
+    # Newer buildahs would raise it to a number of their own, which not every machine allows.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    options += ["--ulimit", f"nofile={soft}:{hard}"]
     for name, value in request.arguments.items():
         options += ["--build-arg", f"{name}={value}"]
     for secret in request.secrets:
