@@ -26,6 +26,7 @@ from shipway.runtime.images.tools import Output, ToolFailed
 DRIVER = "overlay"
 # The storage's mounts end with whoever made them.
 OWN_MOUNTS = ("unshare", "--mount", "--propagation", "slave", "--")
+PROCESSES = 32768  # more than this an older buildah cannot give: it lowers its own limit first
 _TAR_MAGIC = slice(257, 262)
 
 
@@ -161,9 +162,9 @@ def _options(request: Request, identity: Path) -> list[str]:
         *("--iidfile", os.fspath(identity), "--file", os.fspath(request.file)),
         "--layers" if request.cached else "--no-cache",
     ]
-    # Newer buildahs would raise it to a number of their own, which not every machine allows.
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    options += ["--ulimit", f"nofile={soft}:{hard}"]
+    # Newer buildahs would raise them to numbers of their own, which not every machine allows.
+    files, processes = _hard(resource.RLIMIT_NOFILE), _hard(resource.RLIMIT_NPROC)
+    options += ["--ulimit", f"nofile={files}", "--ulimit", f"nproc={min(processes, PROCESSES)}"]
     for name, value in request.arguments.items():
         options += ["--build-arg", f"{name}={value}"]
     for secret in request.secrets:
@@ -171,6 +172,12 @@ def _options(request: Request, identity: Path) -> list[str]:
     if request.target:
         options += ["--target", request.target]
     return [*options, "--", os.fspath(request.context)]
+
+
+def _hard(limit: int) -> int:
+    """This process's hard limit; a very large one for none."""
+    number = resource.getrlimit(limit)[1]
+    return number if number != resource.RLIM_INFINITY else 2**20
 
 
 # -- contexts -----------------------------------------------------------------------------------
