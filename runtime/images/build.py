@@ -175,7 +175,7 @@ def _options(request: Request, identity: Path) -> list[str]:
 
 
 def _hard(limit: int) -> int:
-    """This process's hard limit; a very large one for none."""
+    """The hard limit here; a very large one for none."""
     number = resource.getrlimit(limit)[1]
     return number if number != resource.RLIM_INFINITY else 2**20
 
