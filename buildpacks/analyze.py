@@ -6,15 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from shipway.buildpacks.labels import CACHE_LABEL, CACHE_METADATA_LABEL, LIFECYCLE_LABEL
 from shipway.buildpacks.lifecycle.request import Restored
 from shipway.buildpacks.result import LAYER_NAME
 from shipway.runtime.errors import DamagedBlob, NoSuchImage
 from shipway.runtime.images.layers import Layer, LayerStore
 from shipway.runtime.images.store import Image, ImageStore
-
-LIFECYCLE_LABEL = "io.buildpacks.lifecycle.metadata"
-CACHE_METADATA_LABEL = "io.buildpacks.lifecycle.cache.metadata"
-CACHE_LABEL = "io.shipway.cache"  # on an app's image: the manifest digest of its cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +34,11 @@ class PreviousLayer:
 
 @dataclass(frozen=True, slots=True)
 class Previous:
-    """The previous build, empty for a first one."""
+    """The previous build, empty for a first one. `sboms` are layers with bills of materials."""
 
     layers: Mapping[tuple[str, str], PreviousLayer] = field(default_factory=dict)
     stores: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    sboms: tuple[Layer, ...] = ()
 
     def restored(self) -> dict[str, tuple[Restored, ...]]:
         """The layers whose metadata comes back, by buildpack."""
@@ -67,14 +65,16 @@ def analyze(images: ImageStore, layers: LayerStore, digest: str | None) -> Previ
     try:
         image = images.get(digest)
         found, stores = _read(image, LIFECYCLE_LABEL, layers)
+        sboms = _sboms(image, LIFECYCLE_LABEL, layers)
     except (NoSuchImage, DamagedBlob):
         return Previous()
     try:
         cache = images.get(image.config.labels.get(CACHE_LABEL, "none"))
         found |= _read(cache, CACHE_METADATA_LABEL, layers)[0]
+        sboms += _sboms(cache, CACHE_METADATA_LABEL, layers)
     except (NoSuchImage, DamagedBlob):
         pass  # caches are pruned; the buildpacks then make their layers anew
-    return Previous(found, stores)
+    return Previous(found, stores, sboms)
 
 
 def _read(
@@ -98,6 +98,16 @@ def _read(
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}, {}  # an image that was not built here
     return found, stores
+
+
+def _sboms(image: Image, label: str, layers: LayerStore) -> tuple[Layer, ...]:
+    try:
+        sha = json.loads(image.config.labels.get(label, "{}"))["sbom"]["sha"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ()
+    return tuple(
+        layer for layer in image.layers if layer.diff_id == sha and _is_usable(layers, layer)
+    )
 
 
 def _is_usable(layers: LayerStore, layer: Layer) -> bool:

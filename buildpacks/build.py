@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shipway.buildpacks import container, processes, result, upper
+from shipway.buildpacks import container, launcher, processes, result, upper
 from shipway.buildpacks.analyze import analyze
 from shipway.buildpacks.catalog import Catalog, built_in
 from shipway.buildpacks.errors import BuildCancelled, BuildFailed, BuildTimedOut
-from shipway.buildpacks.export import Exporter
+from shipway.buildpacks.export import Exporter, Names
+from shipway.buildpacks.labels import Base, Origin, Parts
 from shipway.buildpacks.lines import ERROR_MARK, LineWriter
 from shipway.buildpacks.stacks import Stack
 from shipway.runtime.engine import Engine
@@ -37,7 +38,7 @@ class BuildRequest:
     this build alone, on the file system of the engine's root, and gone at the end. `previous` is
     the digest of the app's last good image. `env` are the operator's settings: they reach the
     buildpacks and stay in no image. `cache` is a folder that only builds of this app use; it need
-    not exist. `timeout` is in seconds.
+    not exist. `timeout` is in seconds. `process_type` is what the image starts by itself.
     """
 
     app: str
@@ -54,6 +55,8 @@ class BuildRequest:
     labels: Mapping[str, str] = field(default_factory=dict)
     ref: str = ""
     cache: Path | None = None
+    origin: Origin = field(default_factory=Origin)
+    process_type: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +137,29 @@ def _build(
             scratch=job.scratch,
         )
         kept = exporter.buildpack_layers(made)
-        app = exporter.app_layer()
-        names = (request.ref or f"app/{request.app}:{request.build_id}", f"cache/{request.app}")
-        image = exporter.image(made, kept, app, run, request.labels, names)
-        size = app.size + sum(layer.size for item, layer in kept if item.launch)
+        sbom, hidden = exporter.sbom_layers(made)
+        parts = Parts(
+            app=exporter.app_layers(made),
+            launcher=launcher.layer(engine, request.stack, request.ids),
+            config=exporter.config_layer(made),
+            sbom=sbom,
+        )
+        names = Names(
+            request.ref or f"app/{request.app}:{request.build_id}",
+            f"cache/{request.app}",
+            request.process_type,
+        )
+        image = exporter.image(
+            made,
+            kept,
+            parts,
+            Base(run, request.stack.run_image),
+            request.labels,
+            names,
+            request.origin,
+            hidden,
+        )
+        size = sum(layer.size for layer in image.layers[len(run.layers) :])
         output(f"       Done: {_megabytes(size)}")
     fresh = {layer for _, layer in kept} - {item.layer for item in previous.layers.values()}
     if request.cache is not None and fresh:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shipway.buildpacks import bills
 from shipway.buildpacks.analyze import Previous
 from shipway.buildpacks.catalog import HERE, Catalog
 from shipway.buildpacks.lifecycle.request import (
@@ -15,6 +16,7 @@ from shipway.buildpacks.lifecycle.request import (
     LAYERS_DIR,
     PLATFORM_DIR,
     REQUEST_PATH,
+    RESTORED_DIR,
     Request,
 )
 from shipway.buildpacks.upper import USER_ID
@@ -38,6 +40,7 @@ CA_VARIABLES = (
     "REQUESTS_CA_BUNDLE",
     "SSL_CERT_FILE",
 )
+FOLDERS = ("overlay", "request", "platform", "restored", "trees")
 CPU_SHARES = 128  # an app's container has 1024
 DRIVER = ("python3", "-sSPB", "-c", "from shipway.buildpacks.lifecycle.driver import run; run()")
 
@@ -55,7 +58,7 @@ def prepare(
     engine: Engine, request: "BuildRequest", catalog: Catalog, previous: Previous, run: Image
 ) -> Job:
     """Make the folders below the build's workdir and write the lifecycle's request."""
-    folders = {name: request.workdir / name for name in ("overlay", "request", "platform", "trees")}
+    folders = {name: request.workdir / name for name in FOLDERS}
     for folder in folders.values():
         folder.mkdir(parents=True)
     top = folders["overlay"]
@@ -63,6 +66,11 @@ def prepare(
         path.mkdir()
         os.chown(path, USER_ID, USER_ID)
     (folders["platform"] / "env").mkdir()
+    bills.restore(
+        [engine.layers.path(layer.diff_id) for layer in previous.sboms],
+        [(each.buildpack.replace("/", "_"), each.name) for each in previous.layers.values()],
+        folders["restored"],
+    )
     build_image = engine.images.get(request.stack.build_image)
     content = _request(request, catalog, previous, run, build_image)
     path = folders["request"] / os.path.basename(REQUEST_PATH)
@@ -71,6 +79,7 @@ def prepare(
         _bind(request.source, APP_DIR, readonly=False),
         _bind(folders["request"], os.path.dirname(REQUEST_PATH)),
         _bind(folders["platform"], PLATFORM_DIR),
+        _bind(folders["restored"], RESTORED_DIR),
         _bind(HERE / "lifecycle", f"{LIFECYCLE_ROOT}/shipway/buildpacks/lifecycle"),
     ]
     mounts += [_bind(source.folder, source.buildpack.root) for source in catalog.sources.values()]
@@ -120,7 +129,6 @@ def _request(
         ),
         build_env={**build_image.config.env, "HOME": HOME},
         operator_env=_operator_env(request),
-        launch_env=run.config.env,
         restored=previous.restored(),
         stores=previous.stores,
     )

@@ -14,11 +14,21 @@ class InvalidBuildpack(BuildpackError):
 
 
 class BuildFailed(BuildpackError):
-    """The build came to no image; nothing of it is left. The log lines have told the details."""
+    """The build came to no image; nothing of it is left. The log lines have told the details.
 
-    def __init__(self, reason: str) -> None:
+    `code` is the platform specification's exit code for where it failed; 1 is for none of them.
+    """
+
+    def __init__(self, reason: str, code: int = 1) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.code = code
+
+
+class RebaseFailed(BuildpackError):
+    """An image cannot be put onto that run image; nothing was written."""
+
+    code = 72
 
 
 class BuildCancelled(BuildFailed):

@@ -1,26 +1,34 @@
-"""Make the image: stack, launch layers, app. An unchanged layer is named again, not read again."""
+"""Make the image: stack, launch layers, app, launcher. An unchanged layer is named again, not read."""
 
-import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from shipway.buildpacks import processes, upper
-from shipway.buildpacks.analyze import (
-    CACHE_LABEL,
-    CACHE_METADATA_LABEL,
-    LIFECYCLE_LABEL,
-    Previous,
-)
+from shipway.buildpacks import bills, labels, launcher, processes, slices, upper
+from shipway.buildpacks.analyze import Previous
 from shipway.buildpacks.catalog import Catalog
 from shipway.buildpacks.errors import BuildFailed
-from shipway.buildpacks.lifecycle.request import APP_DIR
-from shipway.buildpacks.result import Result, ResultLayer, ResultProcess
+from shipway.buildpacks.labels import Base, Origin, Parts
+from shipway.buildpacks.lifecycle.request import APP_DIR, EXEC_ENV, Buildpack
+from shipway.buildpacks.result import Result, ResultLayer
 from shipway.runtime.images.layers import Layer, LayerStore
 from shipway.runtime.images.store import Image, ImageConfig, ImageStore
 
-BUILD_LABEL = "io.buildpacks.build.metadata"
+FAILED = 62
+Kept = list[tuple[ResultLayer, Layer]]
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What an image is called: `ref`, and `cache` for what only the next build needs.
+
+    `process_type` is what it starts by default, None for what the buildpacks say.
+    """
+
+    ref: str
+    cache: str
+    process_type: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +46,23 @@ class Exporter:
     app_dir: Path
     scratch: Path
 
-    def app_layer(self) -> Layer:
-        """The app's folder as a layer."""
-        tree = self._tree("app")
-        self.app_dir.rename(tree / APP_DIR.lstrip("/"))
-        return self.layers.commit(tree)
+    def app_layers(self, result: Result) -> tuple[Layer, ...]:
+        """The app's folder: a layer for each slice that matched something, and one for the rest."""
+        rest = self._tree("app")
+        place = rest / APP_DIR.lstrip("/")
+        self.app_dir.rename(place)
+        parts = [
+            self._tree(f"slice-{number}") / APP_DIR.lstrip("/")
+            for number, _ in enumerate(result.slices)
+        ]
+        for part in parts:
+            part.mkdir()
+            _own(place, part)
+        found = slices.split(place, result.slices, parts)
+        trees = [part.parent for part, any_ in zip(parts, found, strict=True) if any_]
+        return tuple(self.layers.commit(tree) for tree in (*trees, rest))
 
-    def buildpack_layers(self, result: Result) -> list[tuple[ResultLayer, Layer]]:
+    def buildpack_layers(self, result: Result) -> Kept:
         """The layers to keep, for the image or for the next build, in the image's order."""
         found = []
         order = {id_: place for place, id_ in enumerate(result.group)}
@@ -53,40 +71,72 @@ class Exporter:
                 found.append((item, self._layer(item)))
         return found
 
+    def sbom_layers(self, result: Result) -> tuple[Layer | None, Layer | None]:
+        """The bills of materials: for the image, and for the next build's eyes."""
+        tree = self._tree("sbom")
+        kinds = bills.gather(self.upper_dir, result, self.group(result), tree)
+        if not kinds:
+            return None, None
+        rest = self._tree("sbom-rest")
+        for kind in (bills.BUILD, bills.CACHE):
+            if kind in kinds:
+                place = rest / "layers" / "sbom" / kind
+                place.parent.mkdir(parents=True, exist_ok=True)
+                (tree / "layers" / "sbom" / kind).rename(place)
+        own = self.layers.commit(tree) if bills.LAUNCH in kinds else None
+        return own, self.layers.commit(rest) if kinds - {bills.LAUNCH} else None
+
+    def config_layer(self, result: Result) -> Layer:
+        """What the launcher needs to know."""
+        tree = self._tree("config")
+        launcher.write_config(tree, result, self.group(result))
+        return self.layers.commit(tree)
+
+    def group(self, result: Result) -> list[Buildpack]:
+        """The buildpacks that took part."""
+        return [self.catalog.sources[id_].buildpack for id_ in result.group]
+
     def image(
         self,
         result: Result,
-        kept: list[tuple[ResultLayer, Layer]],
-        app: Layer,
-        run: Image,
+        kept: Kept,
+        parts: Parts,
+        base: Base,
         extra_labels: Mapping[str, str],
-        names: tuple[str, str],
+        names: Names,
+        origin: Origin,
+        hidden_sbom: Layer | None = None,
+        extensions: Sequence[Buildpack] = (),
     ) -> Image:
-        """Write the image and tag it `names[0]`; what only builds need goes to `names[1]`."""
+        """Write the image and tag it; what only builds need goes to an image of its own."""
+        run = base.image
         launch = [(item, layer) for item, layer in kept if item.launch]
         cached = [(item, layer) for item, layer in kept if not item.launch]
-        labels = {**run.config.labels, **result.labels, **extra_labels}
-        labels[LIFECYCLE_LABEL] = _json(
-            {
-                "app": [{"sha": app.diff_id}],
-                "buildpacks": self._metadata(result, launch),
-                "runImage": {"reference": run.digest, "topLayer": run.layers[-1].diff_id},
-            }
+        group = self.group(result)
+        found = {**run.config.labels, **result.labels, **extra_labels}
+        found[labels.LIFECYCLE_LABEL] = labels.lifecycle(result, launch, parts, base, group)
+        found[labels.BUILD_LABEL] = labels.build(
+            result, group, extensions, parts.launcher.diff_id[7:19]
         )
-        labels[BUILD_LABEL] = _json(self._build_metadata(result))
-        if cached:
-            labels[CACHE_LABEL] = self._cache(result, cached, names[1])
-        default = processes.default_command(result.processes, processes.commands(result.processes))
+        found[labels.PROJECT_LABEL] = labels.encoded(origin.metadata())
+        found[labels.REBASABLE_LABEL] = "true" if base.rebasable else "false"
+        found[labels.EXEC_ENV_LABEL] = EXEC_ENV
+        if cached or hidden_sbom:
+            found[labels.CACHE_LABEL] = self._cache(result, cached, hidden_sbom, names.cache)
         config = ImageConfig(
-            env={**run.config.env, **result.env},
-            cmd=("/bin/bash", "-c", default) if default else (),
+            env={**run.config.env, **processes.environment(run.config.env)},
+            entrypoint=(_entrypoint(result, names.process_type),),
             working_dir=APP_DIR,
             user=run.config.user or "1000:1000",
-            labels=labels,
+            labels=found,
             architecture=run.config.architecture,
+            exposed_ports=run.config.exposed_ports,
+            volumes=run.config.volumes,
+            stop_signal=run.config.stop_signal,
         )
-        layers = [*run.layers, *(layer for _, layer in launch), app]
-        return self.images.write(layers, config, names[0])
+        layers = [*run.layers, *parts.extension, *(layer for _, layer in launch)]
+        layers += [*filter(None, [parts.sbom]), *parts.app, parts.launcher, parts.config]
+        return self.images.write(layers, config, names.ref)
 
     def _layer(self, item: ResultLayer) -> Layer:
         folder = self.catalog.sources[item.buildpack].buildpack.folder
@@ -98,7 +148,8 @@ class Exporter:
             if old is not None and old.launch and item.launch and not item.cache:
                 return old.layer
             raise BuildFailed(
-                f"the buildpack {item.buildpack} declares the layer {item.name}, which has no folder"
+                f"the buildpack {item.buildpack} declares the layer {item.name}, which has no folder",
+                FAILED,
             )
         tree = self._tree(f"{folder}.{item.name}")
         if old is not None and change is upper.Change.MIXED:
@@ -113,59 +164,28 @@ class Exporter:
         tree.mkdir(mode=0o755)
         return tree
 
-    def _cache(self, result: Result, cached: list[tuple[ResultLayer, Layer]], ref: str) -> str:
+    def _cache(self, result: Result, cached: Kept, sbom: Layer | None, ref: str) -> str:
         """An image that keeps layers for the next build; found through the app image's label."""
-        metadata = _json({"buildpacks": self._metadata(result, cached)})
+        found = {"buildpacks": labels.buildpacks(result, cached, self.group(result))}
         layers = [layer for _, layer in cached]
-        config = ImageConfig(labels={CACHE_METADATA_LABEL: metadata})
+        if sbom is not None:
+            found["sbom"] = {"sha": sbom.diff_id}  # type: ignore[assignment]
+            layers.append(sbom)
+        config = ImageConfig(labels={labels.CACHE_METADATA_LABEL: labels.encoded(found)})
         return self.images.write(layers, config, ref).digest
 
-    def _metadata(
-        self, result: Result, kept: list[tuple[ResultLayer, Layer]]
-    ) -> list[dict[str, Any]]:
-        found = []
-        for id_ in result.group:
-            entry: dict[str, Any] = {
-                "key": id_,
-                "version": self.catalog.sources[id_].buildpack.version,
-                "layers": {
-                    item.name: {
-                        "sha": layer.diff_id,
-                        "data": item.data,
-                        "build": item.build,
-                        "launch": item.launch,
-                        "cache": item.cache,
-                    }
-                    for item, layer in kept
-                    if item.buildpack == id_
-                },
-            }
-            if id_ in result.stores:
-                entry["store"] = {"metadata": result.stores[id_]}
-            found.append(entry)
-        return found
 
-    def _build_metadata(self, result: Result) -> dict[str, Any]:
-        used = [self.catalog.sources[id_].buildpack for id_ in result.group]
-        return {
-            "buildpacks": [
-                {"id": one.id, "version": one.version, "homepage": one.homepage, "api": one.api}
-                for one in used
-            ],
-            "processes": [_process(process) for process in result.processes],
-        }
+def _entrypoint(result: Result, wanted: str | None) -> str:
+    try:
+        return processes.entrypoint(result.processes, result.default, wanted)
+    except KeyError as error:
+        known = ", ".join(sorted({process.type for process in result.processes}))
+        raise BuildFailed(
+            f"there is no process type {wanted!r} to start by default; there is {known}", FAILED
+        ) from error
 
 
-def _process(process: ResultProcess) -> dict[str, Any]:
-    return {
-        "type": process.type,
-        "command": list(process.command),
-        "args": list(process.args),
-        "direct": process.direct,
-        "working-dir": process.working_dir,
-        "buildpackID": process.buildpack,
-    }
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"), sort_keys=True)
+def _own(source: Path, target: Path) -> None:
+    status = source.stat()
+    os.chown(target, status.st_uid, status.st_gid)
+    target.chmod(status.st_mode & 0o7777)

@@ -15,8 +15,7 @@ LARGEST = 1 << 20  # bytes
 MOST = 128  # layers, processes, labels
 LONGEST = 32 * 1024  # characters of a command, label or variable
 LAYER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,99}")
-PROCESS_TYPE = re.compile(r"[A-Za-z0-9._-]{1,63}")
-ENV_NAME = re.compile(r"[^=\0]{1,256}")
+PROCESS_TYPE = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,63}")
 LABEL_KEY = re.compile(r"[ -~]{1,256}")
 OWN_LABELS = ("io.buildpacks.", "io.shipway.")
 
@@ -36,7 +35,10 @@ class ResultLayer:
 
 @dataclass(frozen=True, slots=True)
 class ResultProcess:
-    """A process type; `direct` false: `command` is one line for a shell."""
+    """A process type; `direct` false: `command` is one line for a shell.
+
+    `exec_env` are the execution environments that it is for; none is all.
+    """
 
     type: str
     buildpack: str
@@ -45,19 +47,23 @@ class ResultProcess:
     direct: bool
     default: bool
     working_dir: str
-    env: Mapping[str, str]
+    exec_env: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The buildpacks that took part, in order, and what came out. `seconds` is by phase."""
+    """The buildpacks that took part, in order, and what came out. `seconds` is by phase.
+
+    A slice is the globs of what goes into a layer of its own; `default` is a process type.
+    """
 
     group: tuple[str, ...]
     layers: tuple[ResultLayer, ...]
     processes: tuple[ResultProcess, ...]
     labels: Mapping[str, str]
-    env: Mapping[str, str]
     stores: Mapping[str, Any]
+    slices: tuple[tuple[str, ...], ...]
+    default: str | None
     seconds: Mapping[str, float]
 
 
@@ -95,10 +101,13 @@ def parse(data: bytes, known: Collection[str]) -> Result:
             _process(_typed(item, dict), group) for item in _list(document["processes"])
         ),
         labels=labels,
-        env=_env(document["env"]),
         stores={
             _known(id_, group): _table(store) for id_, store in _table(document["stores"]).items()
         },
+        slices=tuple(
+            tuple(_text(glob) for glob in _list(item)) for item in _list(document["slices"])
+        ),
+        default=None if document["default"] is None else _text(document["default"]),
         seconds={
             phase: float(document["seconds"][phase])
             for phase in ("detect", "build")
@@ -147,12 +156,8 @@ def _process(item: Mapping[str, Any], group: Collection[str]) -> ResultProcess:
         direct=_typed(item["direct"], bool),
         default=_typed(item["default"], bool),
         working_dir=_text(item["working_dir"]),
-        env=_env(item["env"]),
+        exec_env=tuple(_text(name) for name in _list(item["exec_env"])),
     )
-
-
-def _env(value: Any) -> dict[str, str]:
-    return {_match(ENV_NAME, name): _text(text) for name, text in _table(value).items()}
 
 
 def _known(id_: Any, known: Collection[str]) -> str:

@@ -13,6 +13,7 @@ from signal import SIGTERM
 
 from sqlalchemy.orm import Session
 
+from shipway.buildpacks import processes
 from shipway.platform import applog, events, formation
 from shipway.platform.errors import LeaseLost
 from shipway.platform.models import App, Instance, Release
@@ -51,11 +52,13 @@ def environment(ctx: Context, row: Instance) -> dict[str, str]:
 def specification(ctx: Context, row: Instance) -> ContainerSpec:
     """The container that runs the instance."""
     settings = ctx.settings
+    command = row.release.processes[row.process_type]
+    image = ctx.engine.images.get(row.release.image)
     return ContainerSpec(
         id=row.container,
         image=row.release.image,
-        args=process_args(row.release.processes[row.process_type]),
-        env=environment(ctx, row),
+        args=processes.started(image.config, process_args(command), command),
+        env={**environment(ctx, row), processes.TYPE_VARIABLE: row.process_type},
         ids=IdRange(row.app.uid_base),
         cwd=HOME,
         limits=Limits(

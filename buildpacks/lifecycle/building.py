@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from shipway.buildpacks.lifecycle import checks, env, errors, plan, spawn, tomlfile
+from shipway.buildpacks.lifecycle import checks, env, errors, plan, sboms, spawn, tomlfile
 from shipway.buildpacks.lifecycle.detect import Selected, buildpack_env
 from shipway.buildpacks.lifecycle.request import (
     APP_DIR,
@@ -26,12 +26,17 @@ class BuiltLayer(NamedTuple):
 
 
 class Built(NamedTuple):
-    """All that the buildpacks made. `processes` pairs each with the id of its buildpack."""
+    """All that the buildpacks made. `processes` pairs each with the id of its buildpack.
+
+    `default` is the process type that the image starts if nobody says otherwise.
+    """
 
     layers: tuple[BuiltLayer, ...]
     processes: tuple[tuple[str, checks.Process], ...]
     labels: Mapping[str, str]
     stores: Mapping[str, Any]
+    slices: tuple[tuple[str, ...], ...]
+    default: str | None
 
 
 def build(request: Request, selected: Selected, scratch: str) -> Built:
@@ -42,10 +47,14 @@ def build(request: Request, selected: Selected, scratch: str) -> Built:
     processes: dict[str, tuple[str, checks.Process]] = {}
     labels: dict[str, str] = {}
     stores: dict[str, Any] = {}
+    slices: list[tuple[str, ...]] = []
+    default: str | None = None
     for buildpack in selected.group:
         _restore(request, buildpack)
         entries = _run(request, buildpack, entries, build_env, scratch)
-        for layer in _layers(buildpack):
+        found = _layers(buildpack)
+        sboms.check(buildpack, {layer.name for layer in found})
+        for layer in found:
             layers.append(layer)
             if layer.flags.build:
                 _contribute(build_env, layer)
@@ -53,12 +62,22 @@ def build(request: Request, selected: Selected, scratch: str) -> Built:
             f"{buildpack.layers}/launch.toml", checks.api_version(buildpack.api), APP_DIR
         )
         for process in launch.processes:
+            processes.pop(process.type, None)
             processes[process.type] = (buildpack.id, process)
+            default = _default(default, process)
+        slices += launch.slices
         labels.update(launch.labels)
         store = tomlfile.read(f"{buildpack.layers}/store.toml").get("metadata")
         if store:
             stores[buildpack.id] = store
-    return Built(tuple(layers), tuple(processes.values()), labels, stores)
+    return Built(tuple(layers), tuple(processes.values()), labels, stores, tuple(slices), default)
+
+
+def _default(before: str | None, process: checks.Process) -> str | None:
+    """The last default one; a later process of the same type may take that back."""
+    if process.default:
+        return process.type
+    return None if process.type == before else before
 
 
 def _restore(request: Request, buildpack: Buildpack) -> None:
@@ -68,6 +87,7 @@ def _restore(request: Request, buildpack: Buildpack) -> None:
         if layer.content and not os.path.isdir(f"{buildpack.layers}/{layer.name}"):
             continue  # both or neither
         tomlfile.write(f"{buildpack.layers}/{layer.name}.toml", {"metadata": layer.data})
+        sboms.restore(buildpack, layer.name)
     store = request.stores.get(buildpack.id)
     if store:
         tomlfile.write(f"{buildpack.layers}/store.toml", {"metadata": store})
@@ -115,7 +135,7 @@ def _layers(buildpack: Buildpack) -> list[BuiltLayer]:
 
 
 def _is_layer(name: str) -> bool:
-    if name.endswith((".ignore", ".sbom.cdx.json", ".sbom.spdx.json", ".sbom.syft.json")):
+    if name.endswith((".ignore", *sboms.ENDINGS)):
         return False
     return name.endswith(".toml") or "." not in name
 

@@ -11,7 +11,7 @@ from shipway.buildpacks.lifecycle.plan import Option, Require
 
 Table = Mapping[str, Any]
 
-PROCESS_TYPE = re.compile(r"[A-Za-z0-9._-]+")
+PROCESS_TYPE = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]+")
 RESERVED_LAYERS = frozenset({"build", "launch", "store"})
 _KINDS: dict[type, str] = {
     bool: "true or false",
@@ -30,7 +30,10 @@ class LayerFlags(NamedTuple):
 
 
 class Process(NamedTuple):
-    """A process type of launch.toml. `direct` false: `command` is one line for a shell."""
+    """A process type of launch.toml. `direct` false: `command` is one line for a shell.
+
+    `exec_env` names the execution environments that it is for; none is all.
+    """
 
     type: str
     command: tuple[str, ...]
@@ -38,13 +41,15 @@ class Process(NamedTuple):
     direct: bool
     default: bool
     working_dir: str
+    exec_env: tuple[str, ...] = ()
 
 
 class Launch(NamedTuple):
-    """launch.toml. Slices only split the app's layer in parts, which we do not."""
+    """launch.toml. A slice is the globs of what goes into a layer of the app's own."""
 
     processes: tuple[Process, ...]
     labels: Mapping[str, str]
+    slices: tuple[tuple[str, ...], ...] = ()
 
 
 def api_version(text: str) -> tuple[int, int]:
@@ -83,7 +88,7 @@ def layer(path: str) -> tuple[LayerFlags, dict[str, Any]]:
 
 
 def launch(path: str, api: tuple[int, int], app_dir: str) -> Launch:
-    """Processes and labels of a launch.toml for a buildpack of that API."""
+    """What a launch.toml says, for a buildpack of that API."""
     document = tomlfile.read(path)
     processes = tuple(
         _process(item, path, api, app_dir) for item in _tables(document, "processes", path)
@@ -96,7 +101,8 @@ def launch(path: str, api: tuple[int, int], app_dir: str) -> Launch:
         for item in _tables(document, "labels", path)
     ]
     _no_duplicates((key for key, _ in labels), "label", path)
-    return Launch(processes, dict(labels))
+    slices = tuple(_strings(item, "paths", path) for item in _tables(document, "slices", path))
+    return Launch(processes, dict(labels), slices)
 
 
 def _process(item: Table, path: str, api: tuple[int, int], app_dir: str) -> Process:
@@ -121,8 +127,14 @@ def _process(item: Table, path: str, api: tuple[int, int], app_dir: str) -> Proc
         args=_strings(item, "args", path),
         direct=direct,
         default=_typed(item, "default", bool, False, path),
-        working_dir=os.path.join(app_dir, _typed(item, "working-dir", str, "", path)).rstrip("/"),
+        working_dir=_working_dir(item, path, api, app_dir),
+        exec_env=_strings(item, "exec-env", path),
     )
+
+
+def _working_dir(item: Table, path: str, api: tuple[int, int], app_dir: str) -> str:
+    given: str = _typed(item, "working-dir", str, "", path)
+    return app_dir if api < (0, 8) else os.path.join(app_dir, given).rstrip("/") or "/"
 
 
 def unmet(path: str, names: Iterable[str]) -> set[str]:

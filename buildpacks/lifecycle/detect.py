@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from shipway.buildpacks.lifecycle import checks, env, errors, log, plan, spawn
-from shipway.buildpacks.lifecycle.request import PLATFORM_DIR, Buildpack, Request
+from shipway.buildpacks.lifecycle.request import EXEC_ENV, PLATFORM_DIR, Buildpack, Request
 
 PASS, FAIL = 0, 100
+BAD_PLAN = -1000  # no signal has that number
 
 
 class Run(NamedTuple):
@@ -30,6 +31,7 @@ def detect(request: Request, scratch: str) -> Selected:
     """Try the groups in order. Raises LifecycleError when none fits."""
     runs: dict[str, Run] = {}
     codes: dict[str, int] = {}
+    options: dict[str, tuple[plan.Option, ...]] = {}
     for group in request.order:
         for id_, _ in group:  # all of a group at once
             if id_ not in runs:
@@ -37,14 +39,16 @@ def detect(request: Request, scratch: str) -> Selected:
         for id_, _ in group:
             if id_ not in codes:
                 codes[id_] = runs[id_].child.wait()
-        selected = _select(group, codes, runs, request)
+                options[id_] = _options(runs[id_], codes)
+        selected = _select(group, codes, options, request)
         if selected is not None:
             return selected
     for id_, code in codes.items():
         if code not in (PASS, FAIL):
             _report(runs[id_])
+            how = "wrote a build plan that cannot be read" if code == BAD_PLAN else f"exit {code}"
             raise errors.LifecycleError(
-                f"the buildpack {id_} failed while looking at the app (exit {code})",
+                f"the buildpack {id_} failed while looking at the app ({how})",
                 errors.DETECT_ERROR,
             )
     raise errors.LifecycleError(
@@ -55,15 +59,13 @@ def detect(request: Request, scratch: str) -> Selected:
 def _select(
     group: tuple[tuple[str, bool], ...],
     codes: dict[str, int],
-    runs: dict[str, Run],
+    options: dict[str, tuple[plan.Option, ...]],
     request: Request,
 ) -> Selected | None:
     if any(codes[id_] != PASS and not optional for id_, optional in group):
         return None
     candidates = [
-        plan.Candidate(id_, optional, checks.plan_options(runs[id_].plan_path))
-        for id_, optional in group
-        if codes[id_] == PASS
+        plan.Candidate(id_, optional, options[id_]) for id_, optional in group if codes[id_] == PASS
     ]
     try:
         resolution = plan.resolve(candidates)
@@ -71,6 +73,19 @@ def _select(
         return None
     chosen = tuple(request.buildpacks[id_] for id_ in resolution.group)
     return Selected(chosen, resolution.entries)
+
+
+def _options(run: Run, codes: dict[str, int]) -> tuple[plan.Option, ...]:
+    """Its plan; one that cannot be read is an error of that buildpack alone."""
+    if codes[run.buildpack.id] != PASS:
+        return ()
+    try:
+        return checks.plan_options(run.plan_path)
+    except errors.InvalidOutput as error:
+        codes[run.buildpack.id] = BAD_PLAN
+        with open(run.output_path, "a", encoding="utf-8") as file:
+            file.write(f"{error}\n")
+        return ()
 
 
 def _start(buildpack: Buildpack, request: Request, scratch: str) -> Run:
@@ -95,11 +110,15 @@ def buildpack_env(
     if not buildpack.clear_env:
         values = env.with_user_env(values, env.read_env_files(f"{PLATFORM_DIR}/env"))
     values = env.with_operator_env(values, request.operator_env)
-    values.update(own, CNB_BUILDPACK_DIR=buildpack.root, CNB_PLATFORM_DIR=PLATFORM_DIR)
-    if checks.api_version(buildpack.api) >= (0, 10):
-        values.update({f"CNB_TARGET_{key.upper()}": text for key, text in request.target.items()})
-    if checks.api_version(buildpack.api) >= (0, 12):
-        values["CNB_EXEC_ENV"] = "production"
+    values["CNB_BUILDPACK_DIR"] = buildpack.root
+    api = checks.api_version(buildpack.api)
+    if api >= (0, 8):
+        values.update(own, CNB_PLATFORM_DIR=PLATFORM_DIR)
+    if api >= (0, 10):
+        known = {key: text for key, text in request.target.items() if text}
+        values.update({f"CNB_TARGET_{key.upper()}": text for key, text in known.items()})
+    if api >= (0, 12):
+        values["CNB_EXEC_ENV"] = EXEC_ENV
     return values
 
 

@@ -10,7 +10,7 @@ import sys
 import time
 from typing import Any
 
-from shipway.buildpacks.lifecycle import building, launching, log
+from shipway.buildpacks.lifecycle import building, log
 from shipway.buildpacks.lifecycle.detect import Selected, detect
 from shipway.buildpacks.lifecycle.errors import BUILD_OTHER, NONE_DETECTED, LifecycleError
 from shipway.buildpacks.lifecycle.request import (
@@ -76,10 +76,8 @@ def _run(request: Request, scratch: str, result: dict[str, Any]) -> None:
     detected = time.monotonic()
     result["seconds"]["detect"] = detected - start
     built = building.build(request, selected, scratch)
-    for layer in launching.exec_d(built):
-        log.error(f"Programs in exec.d of the layer {layer} are not run.")
     result["seconds"]["build"] = time.monotonic() - detected
-    result.update(_result(selected, built, request))
+    result.update(_result(selected, built))
 
 
 def _announce(selected: Selected) -> None:
@@ -117,8 +115,7 @@ def _near_misses() -> list[str]:
     ]
 
 
-def _result(selected: Selected, built: building.Built, request: Request) -> dict[str, Any]:
-    environment = launching.launch_env(built, request.launch_env)
+def _result(selected: Selected, built: building.Built) -> dict[str, Any]:
     return {
         "group": [buildpack.id for buildpack in selected.group],
         "layers": [
@@ -131,16 +128,10 @@ def _result(selected: Selected, built: building.Built, request: Request) -> dict
             }
             for layer in built.layers
         ],
-        "processes": [
-            {
-                **process._asdict(),
-                "buildpack": id_,
-                "env": environment.by_process.get(process.type, {}),
-            }
-            for id_, process in built.processes
-        ],
+        "processes": [{**process._asdict(), "buildpack": id_} for id_, process in built.processes],
         "labels": dict(built.labels),
-        "env": environment.common,
+        "slices": built.slices,
+        "default": built.default,
         "stores": dict(built.stores),
     }
 

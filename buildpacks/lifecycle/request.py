@@ -11,6 +11,8 @@ BUILDPACKS_DIR = "/cnb/buildpacks"
 REQUEST_PATH = "/cnb/request/request.json"
 RESULT_PATH = f"{LAYERS_DIR}/config/result.json"
 CACHE_DIR = "/cache"
+RESTORED_DIR = "/cnb/restored"  # bills of materials of the previous build, of strangers too
+EXEC_ENV = "production"
 HOME = "/tmp/home"
 
 
@@ -18,7 +20,8 @@ class Buildpack(NamedTuple):
     """One buildpack as its buildpack.toml describes it.
 
     `language` is what people call an app that it fits ("Python"), `looks_for` the file it goes by.
-    `procfile` is the example line shown when its apps come without a Procfile.
+    `procfile` is the example line shown when its apps come without a Procfile. `sbom_formats` are
+    the extensions of the bills of materials that it may write, like "cdx.json".
     """
 
     id: str
@@ -29,6 +32,7 @@ class Buildpack(NamedTuple):
     language: str = ""
     looks_for: str = ""
     procfile: str = ""
+    sbom_formats: tuple[str, ...] = ()
 
     @property
     def folder(self) -> str:
@@ -62,7 +66,6 @@ class Request(NamedTuple):
     order: tuple[tuple[tuple[str, bool], ...], ...]
     build_env: Mapping[str, str]
     operator_env: Mapping[str, str]
-    launch_env: Mapping[str, str]
     restored: Mapping[str, tuple[Restored, ...]]
     stores: Mapping[str, Mapping[str, Any]]
 

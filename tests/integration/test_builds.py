@@ -1,165 +1,27 @@
 """Builds on real parts: real stacks, real containers, real package downloads."""
 
-import contextlib
 import json
 import os
 import shutil
-import subprocess
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-import support
-from shipway.buildpacks import catalog as catalogs
-from shipway.buildpacks.analyze import CACHE_LABEL, LIFECYCLE_LABEL
-from shipway.buildpacks.build import BuildRequest, BuildResult, build
-from shipway.buildpacks.catalog import Catalog
+from buildlab import Builder, answer, open_builder
+from shipway.buildpacks.build import BuildResult, build
 from shipway.buildpacks.errors import BuildCancelled, BuildFailed, BuildTimedOut
-from shipway.buildpacks.lifecycle.order import Member
-from shipway.buildpacks.stacks import ensure_stack
-from shipway.runtime.config import EngineConfig
-from shipway.runtime.engine import Engine
-from shipway.runtime.images.store import Image
-from shipway.runtime.spec import ContainerSpec, IdRange, Limits
+from shipway.buildpacks.labels import CACHE_LABEL
+from shipway.runtime.spec import Limits
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "hello-flask"
-CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
-IDS = IdRange(2_000_000)
-
-
-class Builder:
-    """An engine of its own with the stack in it, and short ways to build."""
-
-    def __init__(self, folder: Path, **settings: Any) -> None:
-        bridge, subnet = support.network_names(f"{__name__}{settings}")
-        self.folder = folder
-        support.link_stack(folder / "root")
-        self.engine = Engine(
-            EngineConfig(
-                folder / "root", folder / "run", bridge, subnet, bridge, bridge, **settings
-            )
-        )
-        self.engine.setup()
-        self.stack = ensure_stack(self.engine)
-        self.lines: list[str] = []
-        self._count = 0
-
-    def source(self, files: dict[str, str | bytes] | Path) -> Path:
-        """A folder as a push leaves it: files of the app's user."""
-        self._count += 1
-        path = self.folder / "work" / str(self._count) / "source"
-        if isinstance(files, Path):
-            shutil.copytree(files, path, symlinks=True)
-        else:
-            path.mkdir(parents=True)
-            for name, content in files.items():
-                (path / name).parent.mkdir(parents=True, exist_ok=True)
-                data = content if isinstance(content, bytes) else content.encode()
-                (path / name).write_bytes(data)
-        subprocess.run(["chown", "-hR", "1000:1000", path], check=True)
-        return path
-
-    def request(self, files: dict[str, str | bytes] | Path, **changes: object) -> BuildRequest:
-        source = self.source(files)
-        request = BuildRequest(
-            app="test",
-            build_id=source.parent.name,
-            source=source,
-            previous=None,
-            stack=self.stack,
-            ids=IDS,
-            workdir=source.parent,
-            ca_bundle=CA_BUNDLE,
-            limits=Limits(memory=1 << 30, pids=256),
-            timeout=120,
-        )
-        return replace(request, **changes)  # type: ignore[arg-type]
-
-    def build(
-        self,
-        files: dict[str, str | bytes] | Path,
-        catalog: Catalog | None = None,
-        **changes: object,
-    ) -> BuildResult:
-        """Build, with the lines kept; nothing of the build's folder may be left."""
-        self.lines = []
-        request = self.request(files, **changes)
-        try:
-            return build(self.engine, request, self.lines.append, threading.Event(), catalog)
-        finally:
-            assert not request.workdir.exists()
-
-    def failure(self, files: dict[str, str | bytes] | Path, **changes: object) -> str:
-        """The reason of a build that must fail, and must leave no container and no image."""
-        before = self.engine.images.refs()
-        with pytest.raises(BuildFailed) as error:
-            self.build(files, **changes)  # type: ignore[arg-type]
-        assert self.engine.list() == []
-        assert self.engine.images.refs() == before
-        return error.value.reason
-
-    def image(self, result: BuildResult) -> Image:
-        return self.engine.images.get(result.image)
-
-    def layer(self, result: BuildResult, name: str) -> str:
-        """The diff id of a launch layer."""
-        for buildpack in self.metadata(result)["buildpacks"]:
-            if name in buildpack["layers"]:
-                return str(buildpack["layers"][name]["sha"])
-        raise AssertionError(f"no layer {name}")
-
-    def metadata(self, result: BuildResult) -> dict:
-        return json.loads(self.image(result).config.labels[LIFECYCLE_LABEL])
-
-    def run(self, result: BuildResult, script: str) -> str:
-        """What a shell in a container of the image prints."""
-        out: list[bytes] = []
-        spec = ContainerSpec(
-            id="look", image=result.image, args=("bash", "-c", script), env={}, ids=IDS
-        )
-        self.engine.execute(spec, out.append)
-        return b"".join(out).decode()
-
-    def buildpack(self, name: str, detect: str, build: str) -> catalogs.Source:
-        """A buildpack of ours for one test; `detect` and `build` are bash."""
-        folder = self.folder / "buildpacks" / name
-        (folder / "bin").mkdir(parents=True)
-        (folder / "buildpack.toml").write_text(
-            f'api = "0.10"\n[buildpack]\nid = "test/{name}"\nversion = "1.0.0"\n'
-        )
-        for file, script in (("detect", detect), ("build", build)):
-            (folder / "bin" / file).write_text(f"#!/bin/bash\nset -eu\n{script}\n")
-            (folder / "bin" / file).chmod(0o755)
-        return catalogs.load(folder)
-
-    def catalog(self, *sources: catalogs.Source) -> Catalog:
-        return catalogs.catalog(
-            sources, (tuple(Member(source.buildpack.id) for source in sources),)
-        )
-
-
-@contextlib.contextmanager
-def open_builder(**settings: Any) -> Iterator[Builder]:
-    """A builder in a folder of its own, gone at the end."""
-    with support.scratch() as folder:
-        builder = Builder(folder, **settings)
-        try:
-            yield builder
-        finally:
-            for container in builder.engine.list():
-                builder.engine.remove(container.id)
-            builder.engine.teardown()
 
 
 @pytest.fixture(scope="module")
 def module_builder() -> Iterator[Builder]:
-    with open_builder() as builder:
+    with open_builder(__name__) as builder:
         yield builder
 
 
@@ -174,33 +36,6 @@ def first(module_builder: Builder) -> tuple[BuildResult, list[str]]:
     """The example, built once, with its log."""
     result = module_builder.build(EXAMPLE, labels={"commit": "abc"}, ref="app/test:first")
     return result, list(module_builder.lines)
-
-
-def answer(builder: Builder, result: BuildResult) -> str:
-    """What the app says on `/` when its web process runs as the platform would run it."""
-    container = builder.engine.run(
-        ContainerSpec(
-            id="web",
-            image=result.image,
-            args=("bash", "-c", f"exec {result.processes['web']}"),
-            env={"PORT": "5000", "DYNO": "web.1", "SHIPWAY_RELEASE": "v7"},
-            ids=IDS,
-            cwd="/workspace",
-        )
-    )
-    try:
-        deadline = time.monotonic() + 20
-        pause = 0.005
-        while True:
-            try:
-                with urllib.request.urlopen(f"http://{container.ip}:5000/", timeout=5) as page:
-                    return page.read().decode()
-            except OSError:
-                assert time.monotonic() < deadline, "the app never answered"
-                time.sleep(pause)
-                pause = min(pause * 2, 0.1)
-    finally:
-        builder.engine.remove("web")
 
 
 def test_example_answers(builder: Builder, first: tuple[BuildResult, list[str]]) -> None:
@@ -240,7 +75,11 @@ def test_image(builder: Builder, first: tuple[BuildResult, list[str]]) -> None:
     assert [layer.diff_id for layer in image.layers[len(run.layers) :]] == [
         builder.layer(first[0], "venv"),
         metadata["app"][0]["sha"],
+        metadata["launcher"]["sha"],
+        metadata["config"]["sha"],
     ]
+    assert image.config.entrypoint == ("/cnb/process/web",)
+    assert image.config.cmd == ()
     assert metadata["runImage"]["topLayer"] == run.layers[-1].diff_id
     assert image.config.working_dir == "/workspace"
     assert image.config.user == "1000:1000"
@@ -249,8 +88,11 @@ def test_image(builder: Builder, first: tuple[BuildResult, list[str]]) -> None:
     made = json.loads(image.config.labels["io.buildpacks.build.metadata"])
     assert [item["id"] for item in made["buildpacks"]] == ["shipway/python", "shipway/procfile"]
     assert made["processes"][0]["command"][:2] == ["bash", "-c"]
-    assert image.config.env["PATH"].startswith("/layers/shipway_python/venv/bin:/usr/")
-    assert image.config.env["PYTHONUNBUFFERED"] == "1"
+    assert image.config.env["PATH"].startswith("/cnb/process:/cnb/lifecycle:/usr/")
+    environment = dict(line.split("=", 1) for line in builder.run(first[0], "env").splitlines())
+    assert environment["PATH"].startswith("/layers/shipway_python/venv/bin:/usr/")
+    assert environment["PYTHONUNBUFFERED"] == "1"
+    assert not any(name.startswith("CNB_APP") for name in environment)
 
 
 def test_reproducible(builder: Builder, first: tuple[BuildResult, list[str]]) -> None:
@@ -466,9 +308,8 @@ def test_layer_kinds(builder: Builder) -> None:
     one = builder.build({"a": ""}, catalog)
     image = builder.image(one)
     assert image.config.labels["mine"] == "label"
-    assert image.config.env["COMMON"] == "common"
     assert one.processes["web"] == "echo 'a b'"
-    assert builder.run(one, one.processes["special"]).split() == ["special", "common"]
+    assert builder.run(one, one.processes["special"], "special").split() == ["special", "common"]
     assert builder.run(one, "ls /layers/test_kinds").split() == ["launched", "mixed"]
     cache = builder.engine.images.get(image.config.labels[CACHE_LABEL])
 
@@ -494,7 +335,7 @@ def test_layer_kinds(builder: Builder) -> None:
 
 def test_the_same_images_where_ids_cannot_be_mapped(builder: Builder) -> None:
     """Layers new, restored, merged and taken from the cache folder have the same digests."""
-    with open_builder(idmap="never") as other:
+    with open_builder(__name__, idmap="never") as other:
         found = []
         for each in (builder, other):
             fill = 'id -u > "$SHIPWAY_CACHE_DIR/seen"; cat "$SHIPWAY_CACHE_DIR/seen"; touch made'
