@@ -274,7 +274,7 @@ static char *escape(char *in, char **out)
     else {
         int more = code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
 
-        *(*out)++ = (0xf00 >> more) | (code >> (6 * more));
+        *(*out)++ = (0xff & ~(0xff >> (more + 1))) | (code >> (6 * more));
         while (more--)
             *(*out)++ = 0x80 | ((code >> (6 * more)) & 0x3f);
     }

@@ -129,12 +129,14 @@ class Builder:
         self.engine.execute(spec, out.append)
         return b"".join(out).decode()
 
-    def buildpack(self, name: str, detect: str, build: str) -> catalogs.Source:
-        """A buildpack of ours for one test; `detect` and `build` are bash."""
+    def buildpack(
+        self, name: str, detect: str, build: str, api: str = "0.10", more: str = ""
+    ) -> catalogs.Source:
+        """A buildpack for one test; `detect` and `build` are bash, `more` goes into buildpack.toml."""
         folder = self.folder / "buildpacks" / name
         (folder / "bin").mkdir(parents=True)
         (folder / "buildpack.toml").write_text(
-            f'api = "0.10"\n[buildpack]\nid = "test/{name}"\nversion = "1.0.0"\n'
+            f'api = "{api}"\n[buildpack]\nid = "test/{name}"\nversion = "1.0.0"\n{more}'
         )
         for file, script in (("detect", detect), ("build", build)):
             (folder / "bin" / file).write_text(f"#!/bin/bash\nset -eu\n{script}\n")
