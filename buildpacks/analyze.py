@@ -6,7 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shipway.buildpacks.labels import CACHE_LABEL, CACHE_METADATA_LABEL, LIFECYCLE_LABEL
+from shipway.buildpacks.labels import (
+    CACHE_LABEL,
+    CACHE_METADATA_LABEL,
+    LIFECYCLE_LABEL,
+    REUSE_LABEL,
+)
 from shipway.buildpacks.lifecycle.request import Restored
 from shipway.buildpacks.result import LAYER_NAME
 from shipway.runtime.errors import DamagedBlob, NoSuchImage
@@ -34,11 +39,15 @@ class PreviousLayer:
 
 @dataclass(frozen=True, slots=True)
 class Previous:
-    """The previous build, empty for a first one. `sboms` are layers with bills of materials."""
+    """The previous build, empty for a first one. `sboms` are layers with bills of materials.
+
+    `made` are small layers of ours by the digest of what went into them.
+    """
 
     layers: Mapping[tuple[str, str], PreviousLayer] = field(default_factory=dict)
     stores: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     sboms: tuple[Layer, ...] = ()
+    made: Mapping[str, Layer] = field(default_factory=dict)
 
     def restored(self) -> dict[str, tuple[Restored, ...]]:
         """The layers whose metadata comes back, by buildpack."""
@@ -66,15 +75,17 @@ def analyze(images: ImageStore, layers: LayerStore, digest: str | None) -> Previ
         image = images.get(digest)
         found, stores = _read(image, LIFECYCLE_LABEL, layers)
         sboms = _sboms(image, LIFECYCLE_LABEL, layers)
+        made = _made(image, layers)
     except (NoSuchImage, DamagedBlob):
         return Previous()
     try:
         cache = images.get(image.config.labels.get(CACHE_LABEL, "none"))
         found |= _read(cache, CACHE_METADATA_LABEL, layers)[0]
         sboms += _sboms(cache, CACHE_METADATA_LABEL, layers)
+        made |= _made(cache, layers)
     except (NoSuchImage, DamagedBlob):
         pass  # caches are pruned; the buildpacks then make their layers anew
-    return Previous(found, stores, sboms)
+    return Previous(found, stores, sboms, made)
 
 
 def _read(
@@ -108,6 +119,19 @@ def _sboms(image: Image, label: str, layers: LayerStore) -> tuple[Layer, ...]:
     return tuple(
         layer for layer in image.layers if layer.diff_id == sha and _is_usable(layers, layer)
     )
+
+
+def _made(image: Image, layers: LayerStore) -> dict[str, Layer]:
+    by_id = {layer.diff_id: layer for layer in image.layers}
+    try:
+        named = dict(json.loads(image.config.labels.get(REUSE_LABEL, "{}")))
+    except (ValueError, TypeError, RecursionError):
+        return {}
+    return {
+        key: by_id[diff_id]
+        for key, diff_id in named.items()
+        if diff_id in by_id and layers.has(diff_id)
+    }
 
 
 def _is_usable(layers: LayerStore, layer: Layer) -> bool:

@@ -35,9 +35,10 @@ def gather(upper: Path, result: Result, group: Iterable[Buildpack], tree: Path) 
     """
     kinds = set()
     for buildpack in group:
+        folder = upper / buildpack.folder
         for name, kind, place in _wanted(buildpack, result):
-            source = upper / buildpack.folder / name
-            if not os.path.lexists(source):
+            source = folder / name
+            if folder.is_symlink() or not os.path.lexists(source):
                 continue
             target = tree / LAYERS_DIR.lstrip("/") / "sbom" / kind / buildpack.folder / place
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -61,12 +62,10 @@ def _wanted(buildpack: Buildpack, result: Result) -> Iterator[tuple[str, str, st
 
 
 def _copy(source: Path, target: Path) -> None:
-    descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file, target.open("wb") as copy:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST:
-            raise BuildFailed(f"{source.name} is no plain file of at most 64 MB", 62)
-        shutil.copyfileobj(file, copy)
+    status = source.lstat()  # nobody can change it any more
+    if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST:
+        raise BuildFailed(f"{source.name} is no plain file of at most 64 MB", 62)
+    shutil.copyfile(source, target)
 
 
 def restore(trees: Sequence[Path], layers: Iterable[tuple[str, str]], target: Path) -> None:

@@ -10,9 +10,10 @@ from pathlib import Path
 from shipway.buildpacks import container, launcher, processes, result, upper
 from shipway.buildpacks.analyze import analyze
 from shipway.buildpacks.catalog import Catalog, built_in
-from shipway.buildpacks.errors import BuildCancelled, BuildFailed, BuildTimedOut
+from shipway.buildpacks.errors import BuildCancelled, BuildFailed, BuildTimedOut, InvalidBuildpack
 from shipway.buildpacks.export import Exporter, Names
 from shipway.buildpacks.labels import Base, Origin, Parts
+from shipway.buildpacks.lifecycle import tomlfile
 from shipway.buildpacks.lines import ERROR_MARK, LineWriter
 from shipway.buildpacks.stacks import Stack
 from shipway.runtime.engine import Engine
@@ -24,6 +25,7 @@ from shipway.runtime.errors import (
     StoreFull,
     TimedOut,
 )
+from shipway.runtime.images.store import Image
 from shipway.runtime.spec import IdRange, Limits
 
 CACHE_LIMIT = 2 << 30  # bytes that an app's downloads may take
@@ -63,13 +65,15 @@ class BuildRequest:
 class BuildResult:
     """The image, its commands by process type, seconds by phase.
 
-    `size` is in bytes: what the image has above its stack.
+    `size` is in bytes: what the image has above its stack. `report` is the platform specification's
+    report.toml.
     """
 
     image: str
     processes: dict[str, str]
     phases: dict[str, float]
     size: int
+    report: str = ""
 
 
 def build(
@@ -89,6 +93,8 @@ def build(
     except TimedOut as error:
         reason = f"the build took longer than {request.timeout:g} seconds"
         raise _told(output, BuildTimedOut(reason)) from error
+    except InvalidBuildpack as error:
+        raise _told(output, BuildFailed(str(error), error.code)) from error
     except (InvalidTree, StoreFull, InvalidSpec, RuntimeFailure) as error:
         raise _told(output, BuildFailed(str(error))) from error
     finally:
@@ -117,7 +123,8 @@ def _build(
         memory = (request.limits.memory or 0) // 2**20
         raise _told(output, BuildFailed(f"the build ran out of memory (its limit is {memory} MB)"))
     if exit_.code:
-        raise BuildFailed(lines.reason or f"the build failed (exit {exit_.code})")
+        reason = lines.reason or f"the build failed (exit {exit_.code})"
+        raise BuildFailed(reason, exit_.code)
     made = result.read(job.upper, catalog.sources.keys())
     phases.update(made.seconds)
     phases["container"] = max(0.0, phases["container"] - sum(made.seconds.values()))
@@ -164,7 +171,14 @@ def _build(
     fresh = {layer for _, layer in kept} - {item.layer for item in previous.layers.values()}
     if request.cache is not None and fresh:
         upper.trim(request.cache, CACHE_LIMIT)
-    return BuildResult(image.digest, processes.commands(made.processes), phases, size)
+    commands = processes.commands(made.processes)
+    return BuildResult(image.digest, commands, phases, size, _report(engine, image))
+
+
+def _report(engine: Engine, image: Image) -> str:
+    size = engine.images.blobs.size(image.digest)
+    about = {"digest": image.digest, "image-id": image.id, "manifest-size": size}
+    return tomlfile.dumps({"image": {"tags": [image.ref or ""], **about}})
 
 
 @contextmanager

@@ -10,7 +10,14 @@ class StackFailed(BuildpackError):
 
 
 class InvalidBuildpack(BuildpackError):
-    """A buildpack.toml that cannot be used."""
+    """A buildpack.toml, or a wish for a buildpack, that cannot be used.
+
+    `code` is the platform specification's exit code: 12 for a version of the API.
+    """
+
+    def __init__(self, reason: str, code: int = 1) -> None:
+        super().__init__(reason)
+        self.code = code
 
 
 class BuildFailed(BuildpackError):

@@ -1,8 +1,9 @@
 """Make the image: stack, launch layers, app, launcher. An unchanged layer is named again, not read."""
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from shipway.buildpacks import bills, labels, launcher, processes, slices, upper
@@ -35,7 +36,8 @@ class Names:
 class Exporter:
     """Makes an image of what lies in `upper_dir` (of /layers) and `app_dir`; consumes both.
 
-    `scratch` is an empty folder on the store's file system.
+    `scratch` is an empty folder on the store's file system. `made` is filled with the diff ids of
+    small layers, by the digest of what went into them.
     """
 
     images: ImageStore
@@ -45,6 +47,7 @@ class Exporter:
     upper_dir: Path
     app_dir: Path
     scratch: Path
+    made: dict[str, str] = field(default_factory=dict)
 
     def app_layers(self, result: Result) -> tuple[Layer, ...]:
         """The app's folder: a layer for each slice that matched something, and one for the rest."""
@@ -83,14 +86,14 @@ class Exporter:
                 place = rest / "layers" / "sbom" / kind
                 place.parent.mkdir(parents=True, exist_ok=True)
                 (tree / "layers" / "sbom" / kind).rename(place)
-        own = self.layers.commit(tree) if bills.LAUNCH in kinds else None
-        return own, self.layers.commit(rest) if kinds - {bills.LAUNCH} else None
+        own = self._small_layer(tree) if bills.LAUNCH in kinds else None
+        return own, self._small_layer(rest) if kinds - {bills.LAUNCH} else None
 
     def config_layer(self, result: Result) -> Layer:
         """What the launcher needs to know."""
         tree = self._tree("config")
         launcher.write_config(tree, result, self.group(result))
-        return self.layers.commit(tree)
+        return self._small_layer(tree)
 
     def group(self, result: Result) -> list[Buildpack]:
         """The buildpacks that took part."""
@@ -121,6 +124,7 @@ class Exporter:
         found[labels.PROJECT_LABEL] = labels.encoded(origin.metadata())
         found[labels.REBASABLE_LABEL] = "true" if base.rebasable else "false"
         found[labels.EXEC_ENV_LABEL] = EXEC_ENV
+        found[labels.REUSE_LABEL] = labels.encoded(self.made)
         if cached or hidden_sbom:
             found[labels.CACHE_LABEL] = self._cache(result, cached, hidden_sbom, names.cache)
         config = ImageConfig(
@@ -159,6 +163,15 @@ class Exporter:
             upper.take(self.upper_dir, folder, item.name, tree)
         return self.layers.commit(tree)
 
+    def _small_layer(self, tree: Path) -> Layer:
+        """A layer of a few files that we have written; the previous build's if it is the same."""
+        key = _digest(tree)
+        layer = self.previous.made.get(key)
+        if layer is None:
+            layer = self.layers.commit(tree)
+        self.made[key] = layer.diff_id
+        return layer
+
     def _tree(self, name: str) -> Path:
         tree = self.scratch / name
         tree.mkdir(mode=0o755)
@@ -171,7 +184,12 @@ class Exporter:
         if sbom is not None:
             found["sbom"] = {"sha": sbom.diff_id}  # type: ignore[assignment]
             layers.append(sbom)
-        config = ImageConfig(labels={labels.CACHE_METADATA_LABEL: labels.encoded(found)})
+        config = ImageConfig(
+            labels={
+                labels.CACHE_METADATA_LABEL: labels.encoded(found),
+                labels.REUSE_LABEL: labels.encoded(self.made),
+            }
+        )
         return self.images.write(layers, config, ref).digest
 
 
@@ -183,6 +201,19 @@ def _entrypoint(result: Result, wanted: str | None) -> str:
         raise BuildFailed(
             f"there is no process type {wanted!r} to start by default; there is {known}", FAILED
         ) from error
+
+
+def _digest(tree: Path) -> str:
+    """Of names, links and contents."""
+    digest = hashlib.sha256()
+    for path in sorted(tree.rglob("*")):
+        digest.update(f"{path.relative_to(tree)}\0".encode())
+        if path.is_symlink():
+            digest.update(os.fsencode(path.readlink()))
+        elif path.is_file():
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def _own(source: Path, target: Path) -> None:

@@ -17,6 +17,7 @@ PROJECT_LABEL = "io.buildpacks.project.metadata"
 REBASABLE_LABEL = "io.buildpacks.rebasable"
 EXEC_ENV_LABEL = "io.buildpacks.exec-env"
 BASE_PREFIXES = ("io.buildpacks.base.", "io.buildpacks.stack.")
+REUSE_LABEL = "io.shipway.reuse"  # diff ids by the digest of what went into the layer
 CACHE_LABEL = "io.shipway.cache"  # on an app's image: the manifest digest of its cache
 
 Kept = Sequence[tuple[ResultLayer, Layer]]

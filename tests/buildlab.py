@@ -19,6 +19,7 @@ from shipway.buildpacks import catalog as catalogs
 from shipway.buildpacks import processes
 from shipway.buildpacks.build import BuildRequest, BuildResult, build
 from shipway.buildpacks.catalog import Catalog
+from shipway.buildpacks.descriptor import Source, load
 from shipway.buildpacks.errors import BuildFailed
 from shipway.buildpacks.labels import LIFECYCLE_LABEL
 from shipway.buildpacks.lifecycle.order import Member
@@ -131,7 +132,7 @@ class Builder:
 
     def buildpack(
         self, name: str, detect: str, build: str, api: str = "0.10", more: str = ""
-    ) -> catalogs.Source:
+    ) -> Source:
         """A buildpack for one test; `detect` and `build` are bash, `more` goes into buildpack.toml."""
         folder = self.folder / "buildpacks" / name
         (folder / "bin").mkdir(parents=True)
@@ -141,9 +142,9 @@ class Builder:
         for file, script in (("detect", detect), ("build", build)):
             (folder / "bin" / file).write_text(f"#!/bin/bash\nset -eu\n{script}\n")
             (folder / "bin" / file).chmod(0o755)
-        return catalogs.load(folder)
+        return load(folder)
 
-    def catalog(self, *sources: catalogs.Source) -> Catalog:
+    def catalog(self, *sources: Source) -> Catalog:
         return catalogs.catalog(
             sources, (tuple(Member(source.buildpack.id) for source in sources),)
         )

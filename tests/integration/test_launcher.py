@@ -238,7 +238,7 @@ def test_errors(
 )
 def test_exec_d_that_fails(builder: Builder, image: BuildResult, script: str, said: str) -> None:
     """A program in exec.d that fails, or writes anything but strings, keeps the app from starting."""
-    spec = f"""
+    spec = """
     printf '%s\\n' '#!/bin/bash' "$SCRIPT" > /tmp/p; chmod +x /tmp/p
     mkdir -p /tmp/layers/config /tmp/layers/x/l/exec.d; cp /tmp/p /tmp/layers/x/l/exec.d/p
     printf 'buildpack\\0x\\0%s\\0' 1 > /tmp/layers/config/launch

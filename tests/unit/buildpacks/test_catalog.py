@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from shipway.buildpacks import catalog
+from shipway.buildpacks import catalog, descriptor
 from shipway.buildpacks.errors import InvalidBuildpack
 from shipway.buildpacks.lifecycle.order import Member
 
@@ -12,10 +12,10 @@ LINUX = {"os": "linux", "arch": "amd64", "distro_name": "debian", "distro_versio
 HEAD = 'api = "0.10"\n[buildpack]\nid = "{id}"\nversion = "1.2.3"\n'
 
 
-def buildpack(folder: Path, id_: str = "x/y", more: str = "") -> catalog.Source:
+def buildpack(folder: Path, id_: str = "x/y", more: str = "") -> descriptor.Source:
     folder.mkdir(exist_ok=True)
     (folder / "buildpack.toml").write_text(HEAD.format(id=id_) + more)
-    return catalog.load(folder)
+    return descriptor.load(folder)
 
 
 def test_built_in() -> None:
@@ -54,7 +54,7 @@ def test_malformed(tmp_path: Path, text: str, what: str) -> None:
     """A buildpack.toml that cannot be used is an error that names the file and the reason."""
     (tmp_path / "buildpack.toml").write_text(text)
     with pytest.raises(InvalidBuildpack, match=what):
-        catalog.load(tmp_path)
+        descriptor.load(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -79,6 +79,42 @@ def test_targets(tmp_path: Path, targets: str, fits: bool) -> None:
     assert bool(catalog.catalog([other, always], required).groups(LINUX)) is fits
     groups = catalog.catalog([other, always], optional).groups(LINUX)
     assert len(groups[0]) == (2 if fits else 1)
+
+
+@pytest.mark.parametrize(
+    ("more", "fits"),
+    [
+        ('[[buildpack.exec-env]]\nname = "test"', False),
+        ('[[buildpack.exec-env]]\nname = "production"', True),
+        ('[[buildpack.exec-env]]\nname = "*"', True),
+    ],
+)
+def test_execution_environments(tmp_path: Path, more: str, fits: bool) -> None:
+    """A buildpack for tests alone takes no part in a build for production."""
+    assert buildpack(tmp_path, more=more).fits(LINUX) is fits
+
+
+def test_extension(tmp_path: Path) -> None:
+    """An extension.toml is read by the same rules."""
+    (tmp_path / "extension.toml").write_text(HEAD.format(id="x").replace("buildpack", "extension"))
+    assert descriptor.load(tmp_path).is_extension
+
+
+def test_a_link_for_a_description(tmp_path: Path) -> None:
+    """A buildpack.toml that is a link, or no file, is not opened."""
+    (tmp_path / "buildpack.toml").symlink_to("/etc/hostname")
+    with pytest.raises(InvalidBuildpack, match="cannot be read"):
+        descriptor.load(tmp_path)
+
+
+def test_versions_that_are_not_there(tmp_path: Path) -> None:
+    """One id has one version; a composite that asks for another cannot be built with."""
+    more = '[[order]]\n[[order.group]]\nid = "one"\nversion = "2.0.0"\n'
+    sources = [buildpack(tmp_path / "c", "c", more), buildpack(tmp_path / "one", "one")]
+    with pytest.raises(InvalidBuildpack, match=r"c asks for one 2.0.0, but there is 1.2.3"):
+        catalog.catalog(sources, ((Member("c"),),)).groups(LINUX)
+    with pytest.raises(InvalidBuildpack, match="two buildpacks 'ONE'"):
+        catalog.catalog([sources[1], buildpack(tmp_path / "two", "ONE")], ())
 
 
 def test_composite(tmp_path: Path) -> None:
