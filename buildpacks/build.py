@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shipway.buildpacks import container, launcher, processes, result, upper
+from shipway.buildpacks import container, custom, launcher, processes, project, result, upper
 from shipway.buildpacks.analyze import analyze
 from shipway.buildpacks.catalog import Catalog, built_in
 from shipway.buildpacks.errors import BuildCancelled, BuildFailed, BuildTimedOut, InvalidBuildpack
@@ -41,6 +41,8 @@ class BuildRequest:
     the digest of the app's last good image. `env` are the operator's settings: they reach the
     buildpacks and stay in no image. `cache` is a folder that only builds of this app use; it need
     not exist. `timeout` is in seconds. `process_type` is what the image starts by itself.
+    `buildpacks` are references that come before what the app's own files say: an id of one of
+    ours, a folder of the app, an address of git with #ref, or an image.
     """
 
     app: str
@@ -59,6 +61,7 @@ class BuildRequest:
     cache: Path | None = None
     origin: Origin = field(default_factory=Origin)
     process_type: str | None = None
+    buildpacks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +115,13 @@ def _build(
     run = engine.images.get(request.stack.run_image)
     output(f"-----> Building on the {_title(run.config.labels)} stack")
     output("-----> Determining which buildpack to use for this app")
+    wishes = project.read(request.source)
+    with _timed(phases, "fetch"):
+        catalog = custom.chosen(engine, request, wishes, catalog, output, cancelled)
+        project.leave_out(request.source, wishes)
     with _timed(phases, "analyze"):
         previous = analyze(engine.images, engine.layers, request.previous)
-        job = container.prepare(engine, request, catalog, previous, run)
+        job = container.prepare(engine, request, catalog, previous, run, wishes.env)
     lines = LineWriter(output)
     with _timed(phases, "container"):
         exit_ = engine.execute(job.spec, lines.feed, cancelled, request.timeout)

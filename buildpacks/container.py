@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shipway.buildpacks import bills
+from shipway.buildpacks import bills, heroku
 from shipway.buildpacks.analyze import Previous
 from shipway.buildpacks.catalog import HERE, Catalog
 from shipway.buildpacks.lifecycle.request import (
@@ -55,17 +55,25 @@ class Job:
 
 
 def prepare(
-    engine: Engine, request: "BuildRequest", catalog: Catalog, previous: Previous, run: Image
+    engine: Engine,
+    request: "BuildRequest",
+    catalog: Catalog,
+    previous: Previous,
+    run: Image,
+    user_env: Mapping[str, str],
 ) -> Job:
     """Make the folders below the build's workdir and write the lifecycle's request."""
     folders = {name: request.workdir / name for name in FOLDERS}
-    for folder in folders.values():
-        folder.mkdir(parents=True)
+    for name in FOLDERS:
+        folders[name].mkdir(parents=True)
+    folders["home"] = request.workdir / "home"
     top = folders["overlay"]
     for path in (top / "upper", top / "work", top / "empty"):
         path.mkdir()
         os.chown(path, USER_ID, USER_ID)
     (folders["platform"] / "env").mkdir()
+    for name, value in user_env.items():
+        (folders["platform"] / "env" / name).write_text(value, encoding="utf-8")
     bills.restore(
         [engine.layers.path(layer.diff_id) for layer in previous.sboms],
         [(each.buildpack.replace("/", "_"), each.name) for each in previous.layers.values()],
@@ -83,6 +91,10 @@ def prepare(
         _bind(HERE / "lifecycle", f"{LIFECYCLE_ROOT}/shipway/buildpacks/lifecycle"),
     ]
     mounts += [_bind(source.folder, source.buildpack.root) for source in catalog.sources.values()]
+    if any(id_.startswith(heroku.PREFIX) for id_ in catalog.sources):
+        folders["home"].mkdir()
+        os.chown(folders["home"], USER_ID, USER_ID)
+        mounts.append(_bind(folders["home"], heroku.HOME, readonly=False))
     if request.ca_bundle is not None:
         mounts.append(_bind(request.ca_bundle.resolve(), CA_PATH))
     if request.cache is not None:

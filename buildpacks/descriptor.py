@@ -2,13 +2,13 @@
 
 import os
 import re
-import stat
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shipway.buildpacks import plainfile
 from shipway.buildpacks.errors import InvalidBuildpack
 from shipway.buildpacks.lifecycle.checks import api_version
 from shipway.buildpacks.lifecycle.order import Group, Member, Order
@@ -18,7 +18,6 @@ from shipway.buildpacks.lifecycle.sboms import EXTENSIONS
 OLDEST_API, NEWEST_API = (0, 7), (0, 12)
 UNSUPPORTED_API = 12  # the platform specification's exit code
 RESERVED_IDS = frozenset({"app", "config", "generated", "sbom"})
-LARGEST = 1 << 20  # bytes
 _ID = re.compile(r"[A-Za-z0-9.-]+(/[A-Za-z0-9.-]+)*")
 _VERSION = re.compile(r"\d+(\.\d+)*", re.ASCII)
 _ANY = "*"
@@ -53,7 +52,7 @@ def load(folder: Path) -> Source:
     if is_extension:
         path = folder / "extension.toml"
     try:
-        document = tomllib.loads(_read(path))
+        document = tomllib.loads(plainfile.read_text(path))
         head = document["extension" if is_extension else "buildpack"]
         buildpack = _buildpack(document, head)
         groups = [item["group"] for item in document.get("order", ())]
@@ -87,18 +86,6 @@ def load(folder: Path) -> Source:
 def fits(targets: Sequence[Mapping[str, Any]], target: Mapping[str, str]) -> bool:
     """Whether one of a buildpack's targets is this one; none given is any Linux."""
     return not targets or any(_matches(item, target) for item in targets)
-
-
-def _read(path: Path) -> str:
-    """A plain file's text: a link or a pipe of a stranger's is not followed, nor waited for."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ValueError("it is no plain file")
-        data = file.read(LARGEST + 1)
-    if len(data) > LARGEST:
-        raise ValueError("it is larger than 1 MB")
-    return data.decode()
 
 
 def _buildpack(document: Mapping[str, Any], head: Mapping[str, Any]) -> Buildpack:

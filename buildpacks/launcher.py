@@ -5,12 +5,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from shipway.buildpacks import processes
+from shipway.buildpacks import heroku, processes
 from shipway.buildpacks.catalog import HERE
 from shipway.buildpacks.errors import BuildFailed
 from shipway.buildpacks.lifecycle import tomlfile
 from shipway.buildpacks.lifecycle.checks import api_version
-from shipway.buildpacks.lifecycle.request import LAYERS_DIR, Buildpack
+from shipway.buildpacks.lifecycle.request import APP_DIR, LAYERS_DIR, Buildpack
 from shipway.buildpacks.result import Result
 from shipway.buildpacks.stacks import Stack
 from shipway.runtime import files
@@ -58,6 +58,8 @@ def write_config(tree: Path, result: Result, group: Sequence[Buildpack]) -> None
     (config / "launch").write_bytes(processes.launch_list(result.processes, known))
     links = tree / processes.PROCESS_DIR.lstrip("/")
     links.mkdir(parents=True)
+    if any(id_.startswith(heroku.PREFIX) for id_ in result.group):
+        (tree / heroku.HOME.lstrip("/")).symlink_to(APP_DIR)
     for process in result.processes:
         (links / process.type).symlink_to(processes.LAUNCHER)
 

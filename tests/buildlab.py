@@ -117,14 +117,14 @@ class Builder:
     def metadata(self, result: BuildResult) -> dict:
         return json.loads(self.image(result).config.labels[LIFECYCLE_LABEL])
 
-    def run(self, result: BuildResult, script: str, process: str = "") -> str:
+    def run(self, result: BuildResult, script: str, process: str = "", **env: str) -> str:
         """What a shell in a container of the image prints, in the environment of a process type."""
         out: list[bytes] = []
         spec = ContainerSpec(
             id="look",
             image=result.image,
             args=processes.started(self.image(result).config, ("bash", "-c", script)),
-            env={processes.TYPE_VARIABLE: process},
+            env={processes.TYPE_VARIABLE: process, **env},
             ids=IDS,
         )
         self.engine.execute(spec, out.append)

@@ -1,0 +1,31 @@
+"""Small files of strangers: never a link, a pipe or a device, and never large."""
+
+import os
+import stat
+from pathlib import Path
+
+LARGEST = 1 << 20  # bytes
+
+
+def read_text(path: Path) -> str:
+    """The text of a plain file. Raises OSError, and ValueError that says what it is instead."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError("it is no plain file")
+        data = file.read(LARGEST + 1)
+    if len(data) > LARGEST:
+        raise ValueError("it is larger than 1 MB")
+    return data.decode("utf-8-sig")
+
+
+def folder_below(root: Path, relative: str) -> Path | None:
+    """The folder of that path below `root`, if every step to it is a folder and no link."""
+    path = root
+    for part in Path(relative).parts:
+        if part in ("..", "/"):
+            return None
+        path /= part
+        if path.is_symlink() or not path.is_dir():
+            return None
+    return path
