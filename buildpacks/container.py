@@ -88,7 +88,7 @@ def prepare(
         _bind(folders["request"], os.path.dirname(REQUEST_PATH)),
         _bind(folders["platform"], PLATFORM_DIR),
         _bind(folders["restored"], RESTORED_DIR),
-        _bind(HERE / "lifecycle", f"{LIFECYCLE_ROOT}/shipway/buildpacks/lifecycle"),
+        _bind(HERE, f"{LIFECYCLE_ROOT}/shipway/buildpacks"),
     ]
     mounts += [_bind(source.folder, source.buildpack.root) for source in catalog.sources.values()]
     if any(id_.startswith(heroku.PREFIX) for id_ in catalog.sources):

@@ -2,15 +2,9 @@
 
 import re
 
+from shipway.buildpacks.kit.errors import CannotBuild
+
 VERSION = re.compile(r"(?:python-|cpython-)?(\d+)(?:\.(\d+|x))?(?:\.(\d+|x))?")
-
-
-class UnfitVersion(Exception):
-    """The lines to show: what was asked for, what there is, what to do."""
-
-    def __init__(self, *lines: str) -> None:
-        super().__init__(lines[0])
-        self.lines = lines
 
 
 def asked(text: str) -> str | None:
@@ -23,7 +17,7 @@ def asked(text: str) -> str | None:
 
 
 def check(wanted: str, source: str, available: tuple[int, int, int], stack: str) -> str | None:
-    """Raise UnfitVersion when the stack's Python cannot be `wanted`.
+    """Raise CannotBuild when the stack's Python cannot be `wanted`.
 
     Another patch release of the same line is taken; then returns a line that says so.
     """
@@ -31,13 +25,13 @@ def check(wanted: str, source: str, available: tuple[int, int, int], stack: str)
     line = f"{available[0]}.{available[1]}"
     match = VERSION.fullmatch(wanted)
     if match is None:
-        raise UnfitVersion(
+        raise CannotBuild(
             f"{source} says {wanted[:40]!r}, which is no Python version that can be chosen.",
             f"Expected a version such as {line}.",
         )
     parts = [part for part in match.groups() if part not in (None, "x")]
     if [int(part) for part in parts[:2]] != list(available[: len(parts[:2])]):
-        raise UnfitVersion(
+        raise CannotBuild(
             f"{source} asks for Python {wanted.removeprefix('python-')[:40]},"
             f" but the {stack} stack has Python {have}.",
             f"Write {line} into {source}, or delete that file.",

@@ -44,7 +44,7 @@ FORBIDDEN = {
     "workers": {"flask", "gunicorn"},
 }
 # The environment is read in one place; these pass it on to a child, or are programs of their own.
-READS_ENVIRON = {"platform/settings.py", "runtime/cli/config.py"}
+READS_ENVIRON = {"platform/settings.py", "runtime/cli/config.py", "buildpacks/kit/context.py"}
 
 
 def modules(folder: str) -> Iterator[tuple[str, ast.Module]]:

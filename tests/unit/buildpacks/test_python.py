@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from shipway.buildpacks.kit.errors import CannotBuild
 from shipway.buildpacks.python import requirements, version
 
 HAVE = (3, 13, 5)
@@ -32,7 +33,7 @@ def test_other_patch() -> None:
 )
 def test_version_unfit(wanted: str, message: str) -> None:
     """Any other is refused with what there is and what to write."""
-    with pytest.raises(version.UnfitVersion) as error:
+    with pytest.raises(CannotBuild) as error:
         version.check(wanted, "runtime.txt", HAVE, "Debian 13")
     assert message in error.value.lines[0]
     assert "3.13" in error.value.lines[1]
