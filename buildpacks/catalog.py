@@ -56,8 +56,15 @@ class Catalog:
 def built_in() -> Catalog:
     """The buildpacks that come with Shipway."""
     return catalog(
-        [load(HERE / name) for name in ("python", "procfile")],
-        ((Member("shipway/python"), Member("shipway/procfile", optional=True)),),
+        [load(HERE / name) for name in ("nodejs", "python", "procfile")],
+        (
+            (
+                Member("shipway/nodejs", optional=True),
+                Member("shipway/python"),
+                Member("shipway/procfile", optional=True),
+            ),
+            (Member("shipway/nodejs"), Member("shipway/procfile", optional=True)),
+        ),
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shipway.buildpacks import bills, heroku
+from shipway.buildpacks import bills, heroku, registries
 from shipway.buildpacks.analyze import Previous
 from shipway.buildpacks.catalog import HERE, Catalog
 from shipway.buildpacks.lifecycle.request import (
@@ -153,7 +153,8 @@ def _operator_env(request: "BuildRequest") -> Mapping[str, str]:
         values.update(dict.fromkeys(CA_VARIABLES, CA_PATH))
     if request.cache is not None:
         values["SHIPWAY_CACHE_DIR"] = CACHE_DIR
-    return {f"{name}.override": value for name, value in values.items()}
+    known = {"SHIPWAY_NPM_REGISTRY.default": registries.npm()}
+    return {**known, **{f"{name}.override": value for name, value in values.items()}}
 
 
 def _gentle(limits: Limits) -> Limits:
