@@ -5,7 +5,8 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from sqlalchemy import select
@@ -27,6 +28,7 @@ PROGRAMS = {
 }
 MIN_FREE = 1 << 30  # bytes of disk below which nothing sensible can be built
 READY_TIMEOUT = 60.0
+LAST_LINES = 1000  # of the platform's log, among which each process's last words are looked for
 RECONCILER = "reconciler"  # the duty that a worker which takes work holds
 
 
@@ -150,13 +152,25 @@ def wait_ready(settings: Settings, output: Callable[[str], None] = lambda _: Non
             del checks[name]
             output(f"{name} is up")
         if checks and time.monotonic() > deadline:
+            log = supervisor.log_path(settings)
             raise Unavailable(
-                f"Not up within {READY_TIMEOUT:g} s: {', '.join(checks)}. Its last words are in"
-                f" {settings.data}/platform.log, or in systemd's journal."
+                f"Not up within {READY_TIMEOUT:g} s: {', '.join(checks)}."
+                f"{_last_words(log, checks)} More is in {log}, or in systemd's journal."
             )
         time.sleep(pause)
         pause = min(pause * 1.5, 0.05)
     store.engine.dispose()
+
+
+def _last_words(log: Path, names: Iterable[str]) -> str:
+    """What each of these processes said last, but for the supervisor's remarks on them."""
+    last = {}
+    with contextlib.suppress(FileNotFoundError), log.open(errors="replace") as lines:
+        for line in deque(lines, maxlen=LAST_LINES):
+            head, bar, text = line.rstrip("\n").partition(" | ")
+            if bar and not text.startswith("ended with status"):
+                last[head.split()[-1]] = text
+    return "".join(f" {name} said: {last[name]}." for name in names if name in last)
 
 
 def _connects(host: str, port: int) -> bool:

@@ -345,6 +345,11 @@ def _write_stdout(line: bytes) -> None:
         os.write(1, line)
 
 
+def log_path(settings: Settings) -> Path:
+    """Where the processes' lines go: `<time> <process> | <text>`. Under systemd the journal has them."""
+    return settings.data / "platform.log"
+
+
 def run_detached(settings: Settings) -> None:
     """Start the platform in the background, with a keeper beside it. Returns at once."""
     _down_mark(settings).unlink(missing_ok=True)
@@ -352,7 +357,7 @@ def run_detached(settings: Settings) -> None:
 
 
 def _supervise(settings: Settings, keeper_pid: int) -> None:
-    log = LogFile(settings.data / "platform.log")
+    log = LogFile(log_path(settings))
     pid_file = PidFile(settings)
     if not pid_file.take():
         return
