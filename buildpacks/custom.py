@@ -143,9 +143,9 @@ class _Bringer:
         if any(character in f"{id_}{wish.api}{wish.version}" for character in '"\\\n'):
             raise InvalidBuildpack(f"project.toml: the id of an inline buildpack is {id_!r}")
         (target / "buildpack.toml").write_text(head)
-        shell = wish.shell.replace("\n", " ")
+        program = wish.program.replace("\n", " ")
         for name, script in (("detect", "exit 0\n"), ("build", wish.script)):
-            (target / "bin" / name).write_text(f"#!{shell}\n{script}")
+            (target / "bin" / name).write_text(f"#!{program}\n{script}")
             (target / "bin" / name).chmod(0o755)
         return target
 

@@ -26,7 +26,7 @@ class Inline:
     id: str
     version: str
     api: str
-    shell: str
+    program: str
     script: str
 
 
@@ -126,7 +126,7 @@ def _wish(item: Mapping[str, Any], where: str) -> Wish:
             id=str(item.get("id", "")),
             version=str(item.get("version") or "0.0.0"),
             api=str(script.get("api", "")),
-            shell=str(script.get("shell") or "/bin/sh"),
+            program=str(script.get("shell") or "/bin/sh"),
             script=script["inline"],
         )
     for key in ("uri", "id"):
