@@ -19,7 +19,10 @@ OLDEST_API, NEWEST_API = (0, 7), (0, 12)
 UNSUPPORTED_API = 12  # the platform specification's exit code
 RESERVED_IDS = frozenset({"app", "config", "generated", "sbom"})
 _ID = re.compile(r"[A-Za-z0-9.-]+(/[A-Za-z0-9.-]+)*")
-_VERSION = re.compile(r"\d+(\.\d+)*", re.ASCII)
+_VERSION = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}", re.ASCII
+)  # 1.2.3 is asked for, not kept to
+_API = re.compile(r"\d+(\.\d+)?", re.ASCII)
 _ANY = "*"
 
 
@@ -115,7 +118,7 @@ def _buildpack(document: Mapping[str, Any], head: Mapping[str, Any]) -> Buildpac
 
 
 def _api(text: str) -> str:
-    if not _VERSION.fullmatch(text) or text.count(".") > 1:
+    if not _API.fullmatch(text):
         raise ValueError(f"the api {text!r} is not like 0.10")
     return text
 

@@ -34,7 +34,10 @@ def main(given: Mapping[str, str]) -> int:
     if os.path.isfile(f"{target}/export"):
         export(f"{target}/export", f"{layers}/export", env)
     profile(f"{root}/profile.sh", f"{layers}/profile")
-    release(f"{target}/bin/release", layers, env)
+    released = release(f"{target}/bin/release", env)
+    types = {**released.get("default_process_types", {}), **procfile("Procfile")}
+    write(f"{layers}/launch.toml", "".join(process(*item) for item in types.items()))
+    defaults(released.get("config_vars", {}), f"{layers}/config")
     return 0
 
 
@@ -72,27 +75,38 @@ def profile(program: str, layer: str) -> None:
     write(f"{layer}.toml", "[types]\nlaunch = true\n")
 
 
-def release(program: str, layers: str, env: dict[str, str]) -> None:
-    """Take over the process types and settings that bin/release names."""
+def release(program: str, env: dict[str, str]) -> dict[str, dict[str, str]]:
+    """What bin/release says of process types and settings."""
     if not os.access(program, os.X_OK):
-        return
+        return {}
     done = subprocess.run([program, os.getcwd()], env=env, stdout=subprocess.PIPE)
     if done.returncode:
         say(f" !     The buildpack's bin/release fails (exit {done.returncode}).")
-        return
-    found = sections(done.stdout.decode(errors="replace"))
-    lines = []
-    for type_, command in found.get("default_process_types", {}).items():
-        lines += ["[[processes]]", f"type = {toml(type_)}"]
-        lines.append(f'command = ["bash", "-c", {toml(command)}]')
-    write(f"{layers}/launch.toml", "".join(f"{line}\n" for line in lines))
-    settings = found.get("config_vars", {})
-    if settings:
-        os.makedirs(f"{layers}/config/env.launch", exist_ok=True)
-        for name, value in settings.items():
-            if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-                write(f"{layers}/config/env.launch/{name}.default", value)
-        write(f"{layers}/config.toml", "[types]\nlaunch = true\n")
+        return {}
+    return sections(done.stdout.decode(errors="replace"))
+
+
+def procfile(path: str) -> dict[str, str]:
+    """The process types of a Procfile, which compile may have made: it was not there to be detected."""
+    if not os.path.isfile(path) or os.path.islink(path):
+        return {}
+    with open(path, encoding="utf-8", errors="replace") as file:
+        matches = (re.match(r"([A-Za-z0-9_-]+):\s*(.*\S)", line) for line in file)
+        return {match[1]: match[2] for match in matches if match}
+
+
+def process(type_: str, command: str) -> str:
+    """A process of launch.toml."""
+    return f'[[processes]]\ntype = {toml(type_)}\ncommand = ["bash", "-c", {toml(command)}]\n'
+
+
+def defaults(settings: dict[str, str], layer: str) -> None:
+    """Settings that hold at launch where nobody has set another value."""
+    for name, value in settings.items():
+        if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            os.makedirs(f"{layer}/env.launch", exist_ok=True)
+            write(f"{layer}/env.launch/{name}.default", value)
+            write(f"{layer}.toml", "[types]\nlaunch = true\n")
 
 
 def sections(text: str) -> dict[str, dict[str, str]]:

@@ -8,14 +8,15 @@ from shipway.buildpacks.lifecycle import checks, env, errors, log, plan, spawn
 from shipway.buildpacks.lifecycle.request import EXEC_ENV, PLATFORM_DIR, Buildpack, Request
 
 PASS, FAIL = 0, 100
-BAD_PLAN = -1000  # no signal has that number
+BAD_PLAN, NOT_RUN = -1000, -1001  # no signals have these numbers
+HOW = {BAD_PLAN: "it wrote a build plan that cannot be read", NOT_RUN: "it cannot be run"}
 
 
 class Run(NamedTuple):
-    """One bin/detect that was started."""
+    """One bin/detect that was started, or could not be."""
 
     buildpack: Buildpack
-    child: spawn.Child
+    child: spawn.Child | None
     plan_path: str
     output_path: str
 
@@ -38,7 +39,8 @@ def detect(request: Request, scratch: str) -> Selected:
                 runs[id_] = _start(request.buildpacks[id_], request, scratch)
         for id_, _ in group:
             if id_ not in codes:
-                codes[id_] = runs[id_].child.wait()
+                child = runs[id_].child
+                codes[id_] = NOT_RUN if child is None else child.wait()
                 options[id_] = _options(runs[id_], codes)
         selected = _select(group, codes, options, request)
         if selected is not None:
@@ -46,7 +48,7 @@ def detect(request: Request, scratch: str) -> Selected:
     for id_, code in codes.items():
         if code not in (PASS, FAIL):
             _report(runs[id_])
-            how = "wrote a build plan that cannot be read" if code == BAD_PLAN else f"exit {code}"
+            how = HOW.get(code, f"exit {code}")
             raise errors.LifecycleError(
                 f"the buildpack {id_} failed while looking at the app ({how})",
                 errors.DETECT_ERROR,
@@ -95,7 +97,12 @@ def _start(buildpack: Buildpack, request: Request, scratch: str) -> Run:
         pass  # it is there, and empty
     args = [f"{buildpack.root}/bin/detect", PLATFORM_DIR, plan_path]
     env_ = buildpack_env(buildpack, request, {"CNB_BUILD_PLAN_PATH": plan_path})
-    child = spawn.start(args, env_, output_path)
+    try:
+        child = spawn.start(args, env_, output_path)
+    except errors.LifecycleError as error:  # its own error, as an exit code would be
+        with open(output_path, "w", encoding="utf-8") as file:
+            file.write(f"{error.reason}\n")
+        child = None
     return Run(buildpack, child, plan_path, output_path)
 
 

@@ -333,6 +333,7 @@ mkdir -p "$1/.profile.d" "$1/.bin"
 printf '#!/bin/sh\necho tool of classic\n' > "$1/.bin/tool"; chmod +x "$1/.bin/tool"
 echo 'export PATH="$HOME/.bin:$PATH" ODD="a\"b\\c
 d"; plain=no' > "$1/.profile.d/a.sh"
+echo 'made:  by compile ' > "$1/Procfile"
 printf 'export PATH="%s/.bin:$PATH"\nexport HANDED="on and on"\n' "$1" > "$(dirname "$0")/../export"
 """,
     "bin/release": r"""#!/bin/sh
@@ -363,7 +364,11 @@ def test_classic(builder: Builder, tmp_path: Path) -> None:
     one = builder.build(app)
     assert "-----> compile 3 /app heroku-24 unset by file /workspace" in builder.lines
     assert "after: on and on tool of classic" in builder.lines
-    assert one.processes == {"web": 'tool && echo "$ODD"', "clock": 'tool "x"'}
+    assert one.processes == {
+        "web": 'tool && echo "$ODD"',
+        "clock": 'tool "x"',
+        "made": "by compile",
+    }
     script = (
         "readlink /app; echo $SET_BY_RELEASE; echo ${plain-none}; cd /app && "
         + one.processes["web"]

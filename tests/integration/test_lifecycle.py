@@ -239,12 +239,16 @@ def test_exit_codes(builder: Builder, detect: str, build: str, code: int) -> Non
     assert error.value.code == code
 
 
-def test_an_optional_buildpack_with_a_broken_plan_is_left_out(builder: Builder) -> None:
+@pytest.mark.parametrize("how", ["a broken plan", "no program"])
+def test_an_optional_buildpack_that_fails_is_left_out(builder: Builder, how: str) -> None:
     """A plan that cannot be read is its own buildpack's error, as an exit code would be."""
     from shipway.buildpacks import catalog as catalogs
     from shipway.buildpacks.lifecycle.order import Member
 
-    broken = builder.buildpack("broken", 'echo "=" > "$CNB_BUILD_PLAN_PATH"', "exit 1")
-    good = builder.buildpack("good", "exit 0", WEB)
+    name = how.replace(" ", "-")
+    broken = builder.buildpack(f"{name}-x", 'echo "=" > "$CNB_BUILD_PLAN_PATH"', "exit 1")
+    if how == "no program":
+        (broken.folder / "bin" / "detect").unlink()
+    good = builder.buildpack(f"{name}-good", "exit 0", WEB)
     order = ((Member(broken.buildpack.id, optional=True), Member(good.buildpack.id)),)
     builder.build({"a": ""}, catalogs.catalog((broken, good), order))
