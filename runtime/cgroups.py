@@ -6,8 +6,10 @@ Containers live in `<parent>/containers/<id>`, all monitors in `<parent>/monitor
 import errno
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,16 +104,48 @@ class Cgroups:
             elif "cpuset" in hierarchy.controllers:
                 self._copy_cpuset(hierarchy)
 
+    def enter_monitors(self) -> None:
+        """Move the calling *thread* to the monitors' group, for what it starts to be born there.
+
+        A thread that moves itself waits for nobody. Only v1 has groups of threads.
+        """
+        for hierarchy in self._limiting():
+            if not hierarchy.unified:
+                (hierarchy.mount / self.parent / "monitors/tasks").write_text("0")
+
+    def hasten_moves(self) -> None:
+        """Have the kernel ready itself for moves of processes, while the caller does other things.
+
+        The first move in a while waits for a grace period of the kernel's, some 10 ms; those soon
+        after it do not. So a thread begins with one that nobody waits for. On v2 the adoption of
+        the monitor is that first move.
+        """
+        threading.Thread(target=self._move_a_thread, daemon=True).start()
+
     def adopt_monitor(self, pid: int) -> None:
         """Move a process to the monitors' group, away from the caller's limits and its end.
 
-        In a hierarchy where the caller is in the topmost group it has neither, and the process stays:
-        each move is a kernel's grace period long.
+        Where the calling thread has neither, being in the topmost group or already among the
+        monitors, its child stays where it is: a move can take long, see above.
         """
-        groups = [line.split(":", 2)[1:] for line in _read(Path("/proc/self/cgroup")).splitlines()]
+        for hierarchy in self._limiting():
+            (hierarchy.mount / self.parent / "monitors/cgroup.procs").write_text(str(pid))
+
+    def _limiting(self) -> list[Hierarchy]:
+        """Where the calling thread is in a group that may end with it, or has limits."""
+        own = _read(Path("/proc/thread-self/cgroup")).splitlines()
+        groups = [line.split(":", 2)[1:] for line in own]
+        free = ("/", f"/{self.parent}/monitors")
+        return [each for each in self.hierarchies if _place_in(each, groups) not in free]
+
+    def _move_a_thread(self) -> None:
         for hierarchy in self.hierarchies:
-            if not _is_at_top(hierarchy, groups):
-                (hierarchy.mount / self.parent / "monitors/cgroup.procs").write_text(str(pid))
+            if not hierarchy.unified:
+                # By its number: whoever says 0 is let through without the grace period.
+                me = str(threading.get_native_id())
+                with suppress(OSError):
+                    (hierarchy.mount / self.parent / "monitors/tasks").write_text(me)
+                return
 
     def holds(self, container_id: str, pid: int) -> bool:
         """Whether `pid` is a process of this container: the proof against a reused pid."""
@@ -254,9 +288,9 @@ def _remove_folder(folder: Path) -> None:
             delay *= 2
 
 
-def _is_at_top(hierarchy: Hierarchy, groups: list[list[str]]) -> bool:
-    """Whether a process is in the topmost group of a hierarchy; `groups` are controllers and path of each."""
+def _place_in(hierarchy: Hierarchy, groups: list[list[str]]) -> str:
+    """The path in a hierarchy, of a process with these groups: controllers and path of each."""
     for names, path in groups:
         if set(names.split(",")) <= hierarchy.controllers if names else hierarchy.unified:
-            return path == "/"
-    return False
+            return path
+    return ""

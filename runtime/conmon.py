@@ -81,10 +81,13 @@ def log_argument(path: Path | None) -> str:
     return f"k8s-file:{path if path is not None else '/dev/null'}"
 
 
-def create_container(argv: list[str], cwd: Path, adopt: Callable[[int], None], output: int) -> int:
+def create_container(
+    argv: list[str], cwd: Path, output: int, prepare: Callable[[int], None]
+) -> int:
     """Start a conmon, which creates its container; return the pid of the container's init.
 
-    `adopt` is given conmon's pid before it does anything. Raises StartFailed with the reason.
+    `prepare` is given conmon's pid, and makes what the container needs while conmon comes up and
+    waits. Raises StartFailed with the reason.
     """
     start_read, start_write = os.pipe()
     sync_read, sync_write = os.pipe()
@@ -107,7 +110,12 @@ def create_container(argv: list[str], cwd: Path, adopt: Callable[[int], None], o
         )
         os.close(sync_write)
         sync_write = -1
-        adopt(process.pid)
+        try:
+            prepare(process.pid)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
         os.write(start_write, b"\0")
         answer = read_line(sync_read, CREATE_TIMEOUT)
         process.wait(timeout=CREATE_TIMEOUT)  # it has forked the monitor proper, and ends

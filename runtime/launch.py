@@ -117,11 +117,16 @@ def bring_up(
     with disk.writable(files.layer, spec.limits.disk) as layer:
         upper = layer.seen / "upper"
         view = tools.idmapping.view(files, spec, root.layers, upper)
-        with view.as_root():
-            has_etc = write_etc(tools, files, upper, spec, address)
         env = {**root.env, **tools.wiring.link_environment(spec)}
-        write_config(tools, files, spec, env, has_etc)
-        pid = create(tools, files, spec, view, root.volatile, layer, output)
+
+        def prepare() -> None:
+            with view.as_root():
+                has_etc = write_etc(tools, files, upper, spec, address)
+            mount_all(tools, files, spec, view, root.volatile, layer)
+            # Last: without it nothing can be created, should we be killed before all is mounted.
+            write_config(tools, files, spec, env, has_etc)
+
+        pid = create(tools, files, spec, prepare, output)
     limits.apply_io(tools.cgroups, files.id, spec.limits)
     if address is not None:
         tools.network.attach(address, pid)
@@ -262,12 +267,13 @@ def create(
     tools: Tools,
     files: Files,
     spec: ContainerSpec,
-    view: View,
-    volatile: bool,
-    layer: disk.Layer,
+    prepare: Callable[[], None],
     output: int | None,
 ) -> int:
-    """Mount everything and have conmon create the container; returns init's pid."""
+    """Have conmon create the container; returns init's pid.
+
+    `prepare` makes its configuration, and its mounts in the mount namespace that conmon is in.
+    """
     if output is None:
         log, streams = conmon.log_argument(spec.log_path), subprocess.DEVNULL
     else:
@@ -288,12 +294,18 @@ def create(
     )
     argv = conmon.conmon_argv(tools.conmon, tools.runtime, monitor)
 
-    def mount_and_create() -> int:
-        mount_all(tools, files, spec, view, volatile, layer)
-        return conmon.create_container(argv, files.bundle, tools.cgroups.adopt_monitor, streams)
+    def adopt_and_prepare(monitor: int) -> None:
+        tools.cgroups.adopt_monitor(monitor)
+        prepare()
+
+    def create_apart() -> int:
+        mounts.mount_private_tmpfs()
+        tools.cgroups.enter_monitors()
+        tools.cgroups.hasten_moves()
+        return conmon.create_container(argv, files.bundle, streams, adopt_and_prepare)
 
     try:
-        pid = mounts.in_own_mount_namespace(mount_and_create)
+        pid = mounts.in_own_mount_namespace(create_apart)
         if spec.log_path is not None:
             rotation.bound(read_pid(files.monitor_pid), spec.log_size)
         return pid
@@ -324,7 +336,6 @@ def mount_all(
 ) -> None:
     """Mount the root file system, then the container's overlays and binds at their places."""
     namespace = view.namespace
-    mounts.mount_private_tmpfs()
     scratch = mounts.MOUNT_POINT / "layers"
     scratch.mkdir()
     mounts.ROOTFS.mkdir()

@@ -129,7 +129,8 @@ def mount_private_tmpfs() -> None:
     """Mount a small tmpfs on MOUNT_POINT, with a null device that takes the host's place.
 
     The OCI runtime gives the container's user what its standard streams are: were that the host's
-    /dev/null, each start would change the owner of the host's device.
+    /dev/null, each start would change the owner of the host's device. So the monitor, which opens it
+    as it comes up, is started after this.
     """
     # On the host too there is a folder of that name: runc's exec starts out in it.
     ROOTFS.mkdir(parents=True, exist_ok=True)

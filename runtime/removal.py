@@ -28,7 +28,8 @@ def remove(tools: Tools, files: Files) -> None:
     tools.wiring.forget(files.id)
     tools.vault.forget(files.id)
     delete_tree(files.folder)
-    # Last: while the address is leased nobody else can meet what is left of its port.
+    # The port on the bridge ends with the network namespace, which the kernel takes down in the next
+    # ten milliseconds or so. Who is leased the address meanwhile deletes it (Network.attach).
     tools.pool.release(files.id)
     tools.ids.release(files.id)
     files.finish()
@@ -39,16 +40,14 @@ def clear_run(tools: Tools, files: Files) -> None:
     kill_processes(tools, files)
     give_back(files)
     tools.wiring.disconnect(files.id)
+    # With its processes gone, all that crun and runc still have of a container are files and groups:
+    # we need not wait for a program of theirs. It is asked where anything resists, as runsc's does.
+    for left in tools.runtime.state_files(files.id):
+        shutil.rmtree(left, ignore_errors=True)
     if tools.runtime.state_files(files.id):
-        # While it runs the kernel takes the network namespace down, which we would else wait for.
         run_command(tools.runtime.delete(files.id))
-        for left in tools.runtime.state_files(files.id):
-            shutil.rmtree(left, ignore_errors=True)
     tools.cgroups.remove(files.id)
     delete_tree(files.bundle)
-    for address, owner in tools.pool.leases().items():
-        if owner == files.id:
-            tools.network.detach(address)
 
 
 def kill_processes(tools: Tools, files: Files) -> None:

@@ -26,11 +26,12 @@ STARTING = [
     "containers:Files.create",
     "network.addresses:AddressPool.lease",
     "containers:Files.write_record",
-    "launch:write_etc",
-    "launch:write_config",
     "mounts:mount_private_tmpfs",
-    "mounts:mount_overlay",
+    "cgroups:Cgroups.enter_monitors",
     "cgroups:Cgroups.adopt_monitor",
+    "launch:write_etc",
+    "mounts:mount_overlay",
+    "launch:write_config",
     "conmon:create_container",
     "launch:create",
     "network.bridge:Network._connect",
@@ -145,7 +146,7 @@ class Lab:
                 str(path) for folder in folders for path in folder.iterdir() if path.is_dir()
             ],
             "monitors": processes_of(self.folder),
-            "ports": self.engine._tools.network.ports(),
+            "ports": self.ports(),
             "leases": list(self.engine._tools.pool.leases().values()),
             "mounts": [
                 line for line in mounts() if str(self.folder) in line and "/.secrets" not in line
@@ -156,6 +157,17 @@ class Lab:
             "runtime": os.listdir(self.engine._tools.runtime.root),
         }
         return {name: values for name, values in found.items() if values and values != [".cache"]}
+
+    def ports(self) -> list[str]:
+        """The bridge's ports: those of no leased address get the moment that the kernel needs."""
+        network, pool = self.engine._tools.network, self.engine._tools.pool
+
+        def settled() -> bool:
+            return set(network.ports()) <= set(map(network.port_name, pool.leases()))
+
+        with contextlib.suppress(AssertionError):
+            eventually(settled)
+        return network.ports()
 
     def elements(self) -> list[str]:
         """What the containers have in the sets and maps of the firewall."""

@@ -114,10 +114,6 @@ class Network:
         finally:
             os.close(namespace)
 
-    def detach(self, address: IPv4Address) -> None:
-        """Delete an address's port, if the end of its network namespace has not done so yet."""
-        self._delete(self.port_name(address))
-
     def port_name(self, address: IPv4Address) -> str:
         """The host's end of an address's veth pair. Made from the address, so rules can know it."""
         return f"{self.bridge}-{self.pool.index(address):04x}"
@@ -136,8 +132,8 @@ class Network:
         except KernelRefused as error:
             if error.errno != errno.EEXIST:
                 raise
-            # The address is leased to us alone, so this is what a container now gone left:
-            # the kernel takes network namespaces down a little later.
+            # The address is leased to us alone, so this is what a container now gone left: the
+            # kernel takes network namespaces down a little later, and nobody waited for it.
             self._delete(port)
             netlink.create_veth(sock, port, self.bridge, INTERFACE, mac, namespace, mtu)
         netlink.isolate_port(sock, port)

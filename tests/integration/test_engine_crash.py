@@ -28,7 +28,6 @@ STARTING_AGAIN = [
 REMOVING = [
     "cgroups:Cgroups.kill_all",
     "removal:kill_processes",
-    "network.bridge:Network.detach",
     "cgroups:Cgroups.remove",
     "removal:delete_tree",
     "network.addresses:AddressPool.release",

@@ -53,7 +53,7 @@ def create(argv: list[str], tmp_path: Path) -> int:
     """Let the stand-in create a container."""
     null = os.open(os.devnull, os.O_RDWR)
     try:
-        return conmon.create_container(argv, tmp_path, lambda pid: None, null)
+        return conmon.create_container(argv, tmp_path, null, lambda _pid: None)
     finally:
         os.close(null)
 
