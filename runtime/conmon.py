@@ -58,7 +58,7 @@ def conmon_argv(conmon: Path, runtime: OciRuntime, monitor: Monitor) -> list[str
         *("--cuuid", monitor.container_id),
         *("--name", monitor.container_id),
         *("--bundle", str(monitor.bundle)),
-        *("--runtime", str(runtime.path)),
+        *("--runtime", str(runtime.program)),
         *(f"--runtime-arg={argument}" for argument in runtime_arguments),
         *("--persist-dir", str(monitor.persist)),
         *("--conmon-pidfile", str(monitor.pid_file)),

@@ -224,10 +224,13 @@ class Observer:
             delay = min(delay * 2, 0.1)
 
     def _is_runtime(self, pid: int) -> bool:
+        """Whether it is that still: runc's has a name of its own, crun's its words when called."""
         try:
-            return Path(f"/proc/{pid}/comm").read_text().startswith(self.runtime.name)
+            name = Path(f"/proc/{pid}/comm").read_text()
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         except (FileNotFoundError, ProcessLookupError):
             return False
+        return name.startswith(self.runtime.name) or os.fsencode(self.runtime.root) in words
 
     def note_spared(self, files: Files) -> None:
         """Put down how many of its processes died for want of memory, before we kill it ourselves.

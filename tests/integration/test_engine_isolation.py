@@ -218,3 +218,21 @@ def test_the_clock_of_the_neighbours_goes_on(lab: Lab) -> None:
     assert time.monotonic() - started < 5
     lab.engine.remove("bomb")
     assert lab.leftovers() == {}
+
+
+@pytest.mark.parametrize("name", ["crun", "runc"])
+def test_the_runtime_takes_our_sealed_copy_for_its_own(name: str) -> None:
+    """Init, before it is the container's program, runs from the copy that nobody can write to."""
+    with open_lab(f"sealed-{name}", runtime=name) as lab:
+        lab.engine.create(lab.spec("sealed", "true"))
+        same: list[bool] = []
+
+        def look() -> None:
+            pid = lab.engine.files("sealed").init_pid.read_text()
+            same.append(Path(f"/proc/{pid}/exe").samefile(lab.engine._tools.runtime.program))
+
+        lab.engine.start("sealed", look)
+        assert same == [True]
+        lab.engine.wait("sealed")
+        lab.engine.remove("sealed")
+        assert lab.leftovers() == {}

@@ -28,7 +28,7 @@ def test_the_command_line_names_everything() -> None:
     for option, value in {
         "--cid": "web.1",
         "--bundle": "/r/web.1",
-        "--runtime": "/usr/bin/crun",
+        "--runtime": str(RUNTIME.program),
         "--persist-dir": "/d/monitor",
         "--log-path": "k8s-file:/logs/web.log",
     }.items():
