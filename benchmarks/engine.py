@@ -4,8 +4,9 @@ import json
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,51 +24,79 @@ MIB = 1 << 20
 SLEEP = ("/bin/sleep", "600")
 # A first process that ends at SIGTERM, so that stopping does not wait for the grace to be over.
 OBEDIENT = ("/bin/sh", "-c", "trap 'exit 0' TERM; sleep 600 & wait")
+# How many starts are asked for at a time, and the seconds that one command of Docker's may take.
+AT_ONCE = 20
+TIME_LIMIT = 120.0
 IMPORT_LIMIT = 0.1
 STATS_LIMIT = 0.05
 
 
 @dataclass
 class Side:
-    """One engine under test: `start` some containers at once, and `clear` them."""
+    """One engine under test: `start` some containers at once, `count` those that run, `clear` them."""
 
-    start: Callable[[int, Sequence[str]], list[str]]
+    start: Callable[[Sequence[str], Sequence[str]], None]
+    count: Callable[[Sequence[str]], int]
     clear: Callable[[Sequence[str]], None]
+
+    @contextmanager
+    def started(self, count: int, args: Sequence[str]) -> Iterator[tuple[list[str], float]]:
+        """So many containers that run `args`, and the seconds their start took; gone at the end.
+
+        Raises RuntimeError if one does not run then: a row is of all of them, or is none.
+        """
+        names = [f"e{uuid.uuid4().hex[:10]}" for _ in range(count)]
+        try:
+            taken = timed(lambda: self.start(names, args))
+            if (up := self.count(names)) < count:
+                raise RuntimeError(f"{up} of {count} containers run")
+            yield names, taken
+        finally:
+            self.clear(names)
 
 
 def our_side(engine: Engine) -> Side:
     """The library, one thread a container."""
 
-    def one(args: Sequence[str]) -> str:
-        name = f"e{uuid.uuid4().hex[:10]}"
+    def one(name: str, args: Sequence[str]) -> None:
         engine.run(ContainerSpec(name, IMAGE, tuple(args), {}, IdRange(1 << 30)))
-        return name
 
-    def start(count: int, args: Sequence[str]) -> list[str]:
-        with ThreadPoolExecutor(20) as threads:
-            return list(threads.map(one, [args] * count))
+    def start(names: Sequence[str], args: Sequence[str]) -> None:
+        with ThreadPoolExecutor(AT_ONCE) as threads:
+            list(threads.map(one, names, [args] * len(names)))
+
+    def count(names: Sequence[str]) -> int:
+        return sum(engine.get(name).state == "running" for name in names)
 
     def clear(names: Sequence[str]) -> None:
         with ThreadPoolExecutor(8) as threads:
             list(threads.map(engine.remove, names))
 
-    return Side(start, clear)
+    return Side(start, count, clear)
 
 
 def docker_side(bench: Bench) -> Side:
-    """Docker's client, twenty at once."""
+    """Docker's client, as many at once."""
 
-    def one(args: Sequence[str]) -> str:
-        return bench.docker.run("run", "-d", BASE, *args)
+    def docker(*args: str) -> str:
+        return bench.docker.run(*args, timeout=TIME_LIMIT)
 
-    def start(count: int, args: Sequence[str]) -> list[str]:
-        with ThreadPoolExecutor(20) as threads:
-            return list(threads.map(one, [args] * count))
+    def one(name: str, args: Sequence[str]) -> None:
+        docker("run", "-d", "--name", name, BASE, *args)
 
-    def clear(names: Sequence[str]) -> None:
-        bench.docker.run("rm", "-f", *names)
+    def start(names: Sequence[str], args: Sequence[str]) -> None:
+        with ThreadPoolExecutor(AT_ONCE) as threads:
+            list(threads.map(one, names, [args] * len(names)))
 
-    return Side(start, clear)
+    def count(names: Sequence[str]) -> int:
+        up = docker("ps", "--format", "{{.Names}}").split()
+        return len(set(up).intersection(names))
+
+    def clear(_names: Sequence[str]) -> None:
+        if left := docker("ps", "-aq").split():
+            docker("rm", "-f", *left)
+
+    return Side(start, count, clear)
 
 
 def start_bare(bench: Bench) -> Row:
@@ -108,10 +137,8 @@ def start_20(bench: Bench) -> Row:
 
 
 def _start_and_clear(side: Side, count: int) -> float:
-    names: list[str] = []
-    taken = timed(lambda: names.extend(side.start(count, SLEEP)))
-    side.clear(names)
-    return taken
+    with side.started(count, SLEEP) as (_, taken):
+        return taken
 
 
 def stop_and_remove(bench: Bench) -> Row:
@@ -120,14 +147,14 @@ def stop_and_remove(bench: Bench) -> Row:
     us, them = our_side(engine), docker_side(bench)
 
     def mine() -> float:
-        [name] = us.start(1, OBEDIENT)
-        engine.execute_in(name, ("/bin/true",))  # the shell has set its trap by then
-        return timed(lambda: (engine.stop(name), engine.remove(name)))
+        with us.started(1, OBEDIENT) as ([name], _):
+            engine.execute_in(name, ("/bin/true",))  # the shell has set its trap by then
+            return timed(lambda: (engine.stop(name), engine.remove(name)))
 
     def docker() -> float:
-        [name] = them.start(1, OBEDIENT)
-        bench.docker.run("exec", name, "/bin/true")
-        return timed(lambda: (bench.docker.run("stop", name), bench.docker.run("rm", name)))
+        with them.started(1, OBEDIENT) as ([name], _):
+            bench.docker.run("exec", name, "/bin/true")
+            return timed(lambda: (bench.docker.run("stop", name), bench.docker.run("rm", name)))
 
     peer = "docker stop + docker rm"
     return bench.row("container-stop", "s", runs(mine, "shipway"), runs(docker, peer), peer, 1.0)
@@ -137,15 +164,11 @@ def execute(bench: Bench) -> Row:
     """One more program in a running container."""
     engine = ours.engine_of(bench.platform)
     us, them = our_side(engine), docker_side(bench)
-    [mine], [theirs] = us.start(1, SLEEP), them.start(1, SLEEP)
-    try:
+    with us.started(1, SLEEP) as ([mine], _), them.started(1, SLEEP) as ([theirs], _):
         taken = runs(lambda: timed(lambda: engine.execute_in(mine, ("/bin/true",))), "shipway", 20)
         peers = runs(
             lambda: timed(lambda: bench.docker.run("exec", theirs, "/bin/true")), "docker exec", 20
         )
-    finally:
-        us.clear([mine])
-        them.clear([theirs])
     return bench.row("container-exec", "s", taken, peers, "docker exec", 1.0)
 
 
@@ -182,12 +205,8 @@ def start_200(bench: Bench) -> Row:
 def stats_200(bench: Bench) -> Row:
     """What 200 running containers use, read once by the library, against the limit set for it."""
     engine = ours.engine_of(bench.platform)
-    us = our_side(engine)
-    names = us.start(200, SLEEP)
-    try:
+    with our_side(engine).started(200, SLEEP) as (names, _):
         mine = runs(lambda: timed(lambda: engine.stats(names)), "engine.stats of 200", 10)
-    finally:
-        us.clear(names)
     return bench.row("stats-200", "s", mine, [STATS_LIMIT], "the limit", 1.0)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from benchmarks import engine, images, ours, router
+from benchmarks import engine, images, logs, ours, router
 from benchmarks.bench import Bench, Row, runs
 from benchmarks.docker import BASE
 from benchmarks.measure import RUNS, await_answer, descendants, pss, timed
@@ -231,4 +231,5 @@ ROWS: dict[str, Callable[[Bench], Row]] = {
     "platform-start": platform_start,
     **engine.ROWS,
     **images.ROWS,
+    **logs.ROWS,
 }
