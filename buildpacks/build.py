@@ -40,9 +40,10 @@ class BuildRequest:
     this build alone, on the file system of the engine's root, and gone at the end. `previous` is
     the digest of the app's last good image. `env` are the operator's settings: they reach the
     buildpacks and stay in no image. `cache` is a folder that only builds of this app use; it need
-    not exist. `timeout` is in seconds. `process_type` is what the image starts by itself.
-    `buildpacks` are references that come before what the app's own files say: an id of one of
-    ours, a folder of the app, an address of git with #ref, or an image.
+    not exist. `secrets` are files below /run/secrets for as long as the build runs. `timeout` is in
+    seconds. `process_type` is what the image starts by itself. `buildpacks` are references that
+    come before what the app's own files say: an id of one of ours, a folder of the app, an address
+    of git with #ref, or an image.
     """
 
     app: str
@@ -62,6 +63,7 @@ class BuildRequest:
     origin: Origin = field(default_factory=Origin)
     process_type: str | None = None
     buildpacks: tuple[str, ...] = ()
+    secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

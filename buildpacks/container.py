@@ -107,7 +107,7 @@ def prepare(
         env={"PYTHONPATH": LIFECYCLE_ROOT},
         ids=request.ids,
         cwd=APP_DIR,
-        limits=_gentle(request.limits),
+        limits=gentle(request.limits),
         mounts=tuple(mounts),
         overlays=(
             Overlay(
@@ -118,6 +118,7 @@ def prepare(
             ),
         ),
         labels={"shipway.build": request.build_id, "shipway.app": request.app},
+        secrets=request.secrets,
     )
     return Job(spec, top / "upper", folders["trees"])
 
@@ -157,7 +158,7 @@ def _operator_env(request: "BuildRequest") -> Mapping[str, str]:
     return {**known, **{f"{name}.override": value for name, value in values.items()}}
 
 
-def _gentle(limits: Limits) -> Limits:
+def gentle(limits: Limits) -> Limits:
     """A build gives way to apps when both want the processor."""
     return replace(limits, cpu_shares=min(limits.cpu_shares or CPU_SHARES, CPU_SHARES))
 

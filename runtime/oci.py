@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from shipway.runtime import seccomp
-from shipway.runtime.spec import ContainerSpec, Limits, Mount
+from shipway.runtime.spec import NESTING_CAPABILITIES, ContainerSpec, Limits, Mount
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 CPU_PERIOD_USEC = 100_000
@@ -87,7 +87,8 @@ def config(
     spec: ContainerSpec, host: Host, places: Sequence[Place], image_env: Mapping[str, str]
 ) -> dict[str, Any]:
     """The document for `spec`. `places` are its binds and overlays, already id-mapped."""
-    confined = {"apparmorProfile": host.apparmor} if host.apparmor else {}
+    # The profile refuses every mount.
+    confined = {"apparmorProfile": host.apparmor} if host.apparmor and not spec.nesting else {}
     return {
         "ociVersion": "1.0.2",
         "root": {"path": str(host.rootfs), "readonly": spec.readonly_root},
@@ -107,7 +108,7 @@ def process(
     spec: ContainerSpec, args: Sequence[str], env: Mapping[str, str], host: Host
 ) -> dict[str, Any]:
     """The OCI `process` object of the container's first process."""
-    capabilities = sorted(spec.capabilities)
+    capabilities = sorted(NESTING_CAPABILITIES if spec.nesting else spec.capabilities)
     held = ["bounding", "effective", "permitted"]
     if spec.uid != 0:
         # Without these, a program run by an unprivileged user loses what was granted.
@@ -209,7 +210,9 @@ def _linux(spec: ContainerSpec, host: Host) -> dict[str, Any]:
         "cgroupsPath": host.cgroup,
         "resources": resources(spec.limits),
         "sysctl": {"net.ipv4.ip_unprivileged_port_start": "0", **IPV6_SETTINGS[host.ipv6]},
-        "seccomp": seccomp.profile(spec.capabilities),
+        "seccomp": (
+            seccomp.nesting_profile() if spec.nesting else seccomp.profile(spec.capabilities)
+        ),
         "maskedPaths": [*MASKED_PATHS, *host.masked],
         "readonlyPaths": [*READONLY_PATHS, *host.readonly],
     }

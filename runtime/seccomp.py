@@ -14,6 +14,9 @@ ENOSYS = 38
 EAFNOSUPPORT = 97
 # clone() may make processes and threads, but no namespace of any kind.
 NAMESPACE_FLAGS = 0x7E020000
+NEW_USER = 0x10000000
+# What a tool that makes images calls beside all else; `clone` and `unshare` are looked into.
+NESTING = ("mount", "umount2", "pivot_root", "sethostname", "setdomainname")
 
 
 @cache
@@ -48,6 +51,28 @@ def profile(capabilities: frozenset[str] = frozenset()) -> dict[str, Any]:
     }
     architecture = ARCHITECTURES.get(platform.machine())
     return document | ({"architectures": [architecture]} if architecture else {})
+
+
+@cache
+def nesting_profile() -> dict[str, Any]:
+    """The filter of a container in which images are made: mounts and namespaces, but none of users.
+
+    Shared, as `profile`'s.
+    """
+    document = profile(frozenset({"CAP_SYS_CHROOT"}))
+    rules = [
+        rule
+        | {"names": [name for name in rule["names"] if name not in (*NESTING, "clone", "unshare")]}
+        for rule in document["syscalls"]
+    ]
+    no_users = {"index": 0, "value": NEW_USER, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}
+    return document | {
+        "syscalls": [
+            *(rule for rule in rules if rule["names"]),
+            {"names": list(NESTING), "action": "SCMP_ACT_ALLOW"},
+            {"names": ["clone", "unshare"], "action": "SCMP_ACT_ALLOW", "args": [no_users]},
+        ]
+    }
 
 
 def _socket_rules(families: frozenset[int]) -> list[dict[str, Any]]:

@@ -44,6 +44,9 @@ GRANTABLE_CAPABILITIES = frozenset(
     }
 )
 
+# What a tool needs that makes images inside a container. All of it holds in the container alone.
+NESTING_CAPABILITIES = GRANTABLE_CAPABILITIES | {"CAP_SYS_ADMIN"}
+
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
@@ -244,6 +247,9 @@ class ContainerSpec:
 
     `secrets` are files in memory, /run/secrets/<name>, for the container's user. Their values are
     never written down with the rest: None stands for one that the engine holds already.
+
+    With `nesting` the container's root may mount file systems and make namespaces inside of it, but
+    no user namespace: for tools that make images.
     """
 
     id: str
@@ -282,6 +288,7 @@ class ContainerSpec:
     dns_search: tuple[str, ...] = ()
     dns_options: tuple[str, ...] = ()
     secrets: Mapping[str, bytes | None] = field(default_factory=dict, repr=False)
+    nesting: bool = False
 
     def __post_init__(self) -> None:
         check_id(self.id)
@@ -303,6 +310,7 @@ class ContainerSpec:
         _require(self.stop_timeout >= 0, "stop_timeout must not be negative")
         _require(self.log_size >= MINIMUM_LOG, "log_size must be 64 KiB or more")
         _require(1 <= self.log_files <= 1000, "log_files must be within 1 and 1000")
+        _require(not self.nesting or self.uid == 0, "nesting needs the user 0:0")
         self._check_network()
         self._check_secrets()
 

@@ -51,15 +51,17 @@ class Loaded:
     refs: tuple[str, ...]
 
 
-def load(images: ImageStore, stream: Readable) -> list[Loaded]:
+def load(images: ImageStore, stream: Readable, *, named: bool = True) -> list[Loaded]:
     """Take in all images of a tar, plain or packed, of any of the forms that there are.
+
+    Not `named`, they do not get the names that the archive gives them.
 
     Raises InvalidArchive, InvalidImage, NoSuchPlatform, StoreFull; what was not complete is gone.
     """
     content, _ = compression.opened(stream)
     with contextlib.ExitStack() as stack:
         taking = stack.enter_context(intake(images))
-        archive = _Archive(images.blobs, stack, taking)
+        archive = _Archive(images.blobs, stack, taking, named)
         archive.read(content)
         if archive.has("index.json") and archive.has("oci-layout"):
             return _load_layout(archive)
@@ -67,7 +69,7 @@ def load(images: ImageStore, stream: Readable) -> list[Loaded]:
             return _load_docker(archive)
         if archive.has("repositories"):
             return [
-                Loaded(taking.image(config, layers, refs), tuple(refs))
+                archive.loaded(config, layers, refs)
                 for config, layers, refs in legacy.images(archive)
             ]
     raise InvalidArchive(
@@ -79,7 +81,10 @@ def load(images: ImageStore, stream: Readable) -> list[Loaded]:
 class _Archive:
     """The files of a tar, put aside, and the layers that were made of them."""
 
-    def __init__(self, blobs: BlobStore, stack: contextlib.ExitStack, taking: Intake) -> None:
+    def __init__(
+        self, blobs: BlobStore, stack: contextlib.ExitStack, taking: Intake, named: bool
+    ) -> None:
+        self.named = named
         self._blobs = blobs
         self._stack = stack
         self.taking = taking
@@ -150,6 +155,17 @@ class _Archive:
         if diff_id not in (None, layer.diff_id):
             raise InvalidImage(f"layer {name} holds {layer.diff_id}, where {diff_id} is said")
         return layer
+
+    def loaded(
+        self,
+        config: bytes,
+        layers: Sequence[Layer],
+        refs: Sequence[str],
+        manifest: bytes | None = None,
+    ) -> Loaded:
+        """Complete an image. Raises as `Intake.image`."""
+        own = tuple(refs) if self.named else ()
+        return Loaded(self.taking.image(config, layers, own, manifest), own)
 
     def _find(self, name: str) -> Incoming | bytes:
         for _ in range(10):
@@ -230,7 +246,7 @@ def _load_manifest(
         for each, diff_id in zip(manifest.layers, diff_ids, strict=True)
     ]
     refs = list(dict.fromkeys(docker_names.get(manifest.config.digest) or names))
-    return Loaded(archive.taking.image(config, layers, refs, data), tuple(refs))
+    return archive.loaded(config, layers, refs, data)
 
 
 def _docker_names(archive: _Archive) -> dict[str, list[str]]:
@@ -257,7 +273,7 @@ def _load_docker(archive: _Archive) -> list[Loaded]:
             for name, diff_id in zip(entry["Layers"], document["rootfs"]["diff_ids"], strict=True)
         ]
         refs = [_short(name) for name in entry.get("RepoTags") or ()]
-        found.append(Loaded(archive.taking.image(config, layers, refs), tuple(refs)))
+        found.append(archive.loaded(config, layers, refs))
     if not found:
         raise InvalidArchive("the archive's manifest.json lists no image")
     return found

@@ -51,3 +51,17 @@ def test_every_socket_family_has_an_answer() -> None:
     assert set(answers) == set(range(17))
     allowed = {family for family, action in answers.items() if action == "SCMP_ACT_ALLOW"}
     assert allowed == {1, 2, 10, 16}
+
+
+def test_nesting_lets_mounts_in_and_user_namespaces_not() -> None:
+    """Who makes images may mount and make namespaces, but none of users; all else is as ever."""
+    rules = seccomp.nesting_profile()["syscalls"]
+    [mount] = [rule for rule in rules if "mount" in rule["names"]]
+    assert mount["action"] == "SCMP_ACT_ALLOW"
+    for name in ("clone", "unshare"):
+        [rule] = [rule for rule in rules if name in rule["names"]]
+        assert rule["args"][0]["value"] == seccomp.NEW_USER
+    refused = {n for r in rules if r["action"] == "SCMP_ACT_ERRNO" for n in r["names"]}
+    assert {"setns", "open_tree", "bpf", "keyctl", "ptrace"} <= refused
+    plain = seccomp.profile()["syscalls"]
+    assert not any("mount" in r["names"] for r in plain if r["action"] == "SCMP_ACT_ALLOW")
