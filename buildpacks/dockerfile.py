@@ -330,9 +330,16 @@ _PUSH = ["push", "--quiet", "--disable-compression"]
 
 
 def base_image(
-    engine: Engine, name: str, may_pull: Callable[[str], bool], output: Output
+    engine: Engine,
+    name: str,
+    may_pull: Callable[[str], bool],
+    output: Output,
+    *,
+    fresh: bool = False,
 ) -> tuple[Image, str]:
     """An image that an app may be built from, pulled if it is not here, and its full name.
+
+    If it is to be `fresh`, its registry is asked whether the name leads to another by now.
 
     Raises BuildFailed, RegistryFailed, InvalidReference, InvalidImage.
     """
@@ -341,7 +348,8 @@ def base_image(
         raise told(output, BuildFailed(f"{name} is an image of Shipway's own, not one to use"))
     try:
         # By its name alone: a digest or an id may be another app's.
-        if not wanted.digest and wanted.short in engine.images.refs():
+        local = not fresh or wanted.short.startswith("stack/")
+        if local and not wanted.digest and wanted.short in engine.images.refs():
             return engine.images.get(wanted.short), wanted.full
     except NoSuchImage:
         pass

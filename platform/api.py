@@ -418,4 +418,5 @@ def revoke_token(number: int) -> Answer:
 
 
 # Its addresses are this blueprint's, too: whoever registers that shall have all of them.
+import shipway.platform.api_builds  # noqa: E402
 import shipway.platform.api_streams  # noqa: E402, F401

@@ -22,8 +22,9 @@ def queue(
     old_commit: str | None,
     push_until: float = 0.0,
     ref_moved: bool = False,
+    source: dict[str, str] | None = None,
 ) -> Build:
-    """Queue a build of `commit`; those of the app that still wait are superseded by it."""
+    """Queue a build of `commit`, or of `source` (Build.source); those of the app that still wait are superseded by it."""
     waiting = select(Build).where(Build.app_id == app.id, Build.state == BuildState.QUEUED)
     for older in db.scalars(waiting):
         say(db, older.stream, " !     Superseded by a newer push.")
@@ -42,6 +43,7 @@ def queue(
         old_commit=old_commit,
         push_until=push_until,
         ref_moved=ref_moved,
+        source=source,
         created_at=now,
     )
     db.add(build)

@@ -18,6 +18,7 @@ from shipway.platform import (
     cli_login,
     cli_people,
     cli_ps,
+    cli_sources,
 )
 from shipway.platform.cli_common import Session, progress
 from shipway.platform.errors import ShipwayError
@@ -37,6 +38,9 @@ ALIASES = {
     "rollback": "releases:rollback",
     "apps:list": "apps",
     "builds:list": "builds",
+    "buildpacks:list": "buildpacks",
+    "builds:report": "builds:settings",
+    "git:from-archive": "deploy:archive",
     "config:show": "config",
     "ps:report": "ps",
     "ssh-keys:add": "keys:add",
@@ -104,7 +108,9 @@ def show_help(ctx: click.Context, command: str | None) -> None:
         click.echo(found.get_help(inner))
 
 
-for _module in (cli_apps, cli_ps, cli_builds, cli_config, cli_people, cli_login, cli_local):
+for _module in (
+    *(cli_apps, cli_ps, cli_builds, cli_sources, cli_config, cli_people, cli_login, cli_local),
+):
     for _command in _module.COMMANDS:
         cli.add_command(_command)
 

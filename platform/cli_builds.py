@@ -45,7 +45,7 @@ def builds(
     rows = [
         {
             **row,
-            "commit": row["commit"][:8],
+            "commit": row["source"] or row["commit"][:8],
             "release": f"v{row['version']}" if row["version"] else "",
             "when": ago(row["created_at"]),
             "took": _took(row),
@@ -99,7 +99,7 @@ def rebuild(args: tuple[str, ...], *, app: str | None, remote: str | None, no_wa
     """Build the current commit again and deploy it."""
     name = only_app(args, app, remote)
     build = client().post(path(name, "builds"))
-    what = f"Rebuilding {name} at {build['commit'][:8]}..."
+    what = f"Rebuilding {name} at {build['source'] or build['commit'][:8]}..."
     if no_wait:
         say(f"{what} started, build {build['id']}")
         return

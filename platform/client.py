@@ -3,13 +3,14 @@
 Only the standard library, imported as late as can be: a command shall start in a blink.
 """
 
+import contextlib
 import json
 import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from shipway.platform.errors import BadSettings, InvalidInput, ShipwayError, Unauthenticated
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 PREFIX = "/api/v1"
 CONNECT_TIMEOUT = 10.0
 CALL_TIMEOUT = 60.0
+UPLOAD_TIMEOUT = 600.0  # an archive is taken in before it is answered
+UPLOAD_CHUNK = 256 << 10
 STREAM_TIMEOUT = 45.0  # three times the server's beat
 RECONNECT_FOR = 120.0  # seconds a stream is looked for again after its connection broke
 BACKOFF = (0.05, 0.1, 0.2, 0.5, 1.0)
@@ -76,6 +79,31 @@ class Client:
     def delete(self, path: str, **query: Any) -> Any:
         """Remove something; the answer. Raises Refused, Unreachable."""
         return self.call("DELETE", path, None, query)
+
+    def upload(self, path: str, stream: IO[bytes]) -> Any:
+        """Send a stream as it comes; the answer. Raises Refused, Unreachable."""
+        from http.client import HTTPException
+
+        connection = self._connect()
+        headers = {
+            "Authorization": f"Bearer {self.token}",
+            "Content-Type": "application/octet-stream",
+            "Transfer-Encoding": "chunked",
+            "Connection": "close",
+        }
+        pieces = iter(lambda: stream.read(UPLOAD_CHUNK), b"")
+        try:
+            connection.connect()
+            assert connection.sock is not None
+            connection.sock.settimeout(UPLOAD_TIMEOUT)
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # refused already
+                connection.request(
+                    "POST", self._parts.path + PREFIX + path, pieces, headers, encode_chunked=True
+                )
+            with connection.getresponse() as response:
+                return self._checked(response, response.read())
+        except (OSError, HTTPException) as error:
+            raise self._unreachable(error) from None
 
     def call(
         self,

@@ -39,14 +39,11 @@ def rebuild(store: Store, user: User, name: str) -> View:
     with store.transaction() as db:
         app = auth.app_for(db, user, name)
         current = releases.current(db, app)
-        last = db.scalar(
-            select(Build)
-            .where(Build.app_id == app.id, *([Build.commit == current.commit] if current else []))
-            .order_by(Build.id.desc())
-            .limit(1)
-        )
+        last = _made(db, app, current)
         if last is None:
             raise Conflict(f"Nothing was pushed to {name} yet: there is nothing to build.")
+        if "archive" in (last.source or {}):
+            raise Conflict(f"{name} serves an image from an archive: deploy the archive again.")
         row = queue(
             db,
             app,
@@ -56,11 +53,23 @@ def rebuild(store: Store, user: User, name: str) -> View:
             branch=last.branch,
             old_commit=last.commit,
             ref_moved=True,
+            source=last.source,
         )
         view = shapes.build(row)
-    told = f"Build {view['id']} of {last.commit[:8]} started by user {user.name}"
+    told = f"Build {view['id']} of {shapes.what(last)} started by user {user.name}"
     applog.append(store.settings, name, "app[api]", told)
     return view
+
+
+def _made(db: Session, app: App, current: Release | None) -> Build | None:
+    """The build that `current` came of, directly or by way of other releases; the newest without it."""
+    newest = select(Build).where(Build.app_id == app.id).order_by(Build.id.desc()).limit(1)
+    if current is None:
+        return db.scalar(newest)
+    of_image = db.scalar(newest.where(Build.image == current.image))
+    if of_image is not None or current.commit is None:
+        return of_image or db.scalar(newest)
+    return db.scalar(newest.where(Build.commit == current.commit))
 
 
 def cancel_build(store: Store, user: User, name: str, number: int | None = None) -> View:

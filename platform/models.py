@@ -82,6 +82,9 @@ class App(Base):
     owner_id: Mapped[int] = mapped_column(ForeignKey("users.id"), index=True)
     deploy_branch: Mapped[str | None]  # unset until the first push says it
     config: Mapped[bytes | None] = mapped_column(LargeBinary)  # sealed JSON (vault.py)
+    build_settings: Mapped[dict[str, str] | None] = mapped_column(JSON)  # see buildsettings.py
+    buildpacks: Mapped[list[str] | None] = mapped_column(JSON)  # in order; None: those that fit
+    build_secrets: Mapped[bytes | None] = mapped_column(LargeBinary)  # sealed as config is
     release_id: Mapped[int | None]  # the release that serves
     # The router owes the app a change while routes_done < routes_wanted.
     routes_wanted: Mapped[int] = mapped_column(default=0)
@@ -123,14 +126,18 @@ class Formation(Base):
 
 
 class Build(Base):
-    """One commit on its way to an image."""
+    """One commit, image or archive of one on its way to an image of the app's."""
 
     __tablename__ = "builds"
     id: Mapped[int] = mapped_column(primary_key=True)
     app_id: Mapped[int] = mapped_column(ForeignKey("apps.id"), index=True)
     user_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
-    commit: Mapped[str]
-    branch: Mapped[str]  # full ref, refs/heads/main
+    commit: Mapped[str]  # "" where there is none
+    branch: Mapped[str]  # full ref, refs/heads/main; else where it came from: archive, image
+    # Not a commit: {"image": a registry's reference} or {"archive": the name of an upload}.
+    source: Mapped[dict[str, str] | None] = mapped_column(JSON)
+    builder: Mapped[str | None]  # buildpacks, dockerfile, image; once it is known
+    inputs: Mapped[str | None]  # a digest of all that went in: the same again needs no build
     old_commit: Mapped[str | None]  # where the branch stood when the push came
     # The process that holds a client's push open keeps this in the future; once it is past, the
     # reconciler moves the branch in git's stead.

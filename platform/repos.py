@@ -89,10 +89,88 @@ class Repos:
         done = _git(self.path(app), "cat-file", "-t", commit)
         return done.returncode == 0 and done.stdout.strip() == b"commit"
 
-    def archive(self, app: str, commit: str) -> list[str]:
-        """The argv that writes the commit's files to its stdout as a tar; run it with `environment()`."""
+    def archive(self, app: str, commit: str, folder: str = "") -> list[str]:
+        """The argv that writes the commit's files, or those of one folder, to its stdout as a tar.
+
+        Run it with `environment()`.
+        """
         path = self.path(app)
-        return ["git", f"--git-dir={path}", "archive", "--format=tar", commit, "--"]
+        tree = f"{commit}:{folder}" if folder else commit
+        return ["git", f"--git-dir={path}", "archive", "--format=tar", tree, "--"]
+
+    def tree(self, app: str, commit: str, folder: str = "") -> str | None:
+        """The id of the tree of a commit, or of a folder in it; None if there is no such folder."""
+        name = f"{commit}:{folder}^{{tree}}" if folder else f"{commit}^{{tree}}"
+        done = _git(self.path(app), "rev-parse", "--verify", "--quiet", "--end-of-options", name)
+        return done.stdout.decode().strip() if done.returncode == 0 else None
+
+    def links(self, app: str, commit: str) -> dict[str, str]:
+        """The commits of its submodules, by path. Raises GitFailed."""
+        listed = _check(_git(self.path(app), "ls-tree", "-r", "-z", commit))
+        found = {}
+        for line in listed.split(b"\0"):
+            about, _, name = line.partition(b"\t")
+            if about.startswith(b"160000 "):
+                found[os.fsdecode(name)] = about.split()[2].decode()
+        return found
+
+    def submodules(self, app: str, commit: str) -> dict[str, dict[str, str]]:
+        """What .gitmodules says, {section: {key: value}}; {} without the file. Raises GitFailed."""
+        if _git(self.path(app), "cat-file", "-e", f"{commit}:.gitmodules").returncode:
+            return {}
+        blob = f"{commit}:.gitmodules"
+        listed = _check(_git(self.path(app), "config", "--blob", blob, "--null", "--list"))
+        found: dict[str, dict[str, str]] = {}
+        for line in listed.split(b"\0"):
+            key, _, value = os.fsdecode(line).partition("\n")
+            section, _, name = key.rpartition(".")
+            if section.startswith("submodule."):
+                found.setdefault(section.removeprefix("submodule."), {})[name] = value
+        return found
+
+    def lfs_pointers(self, app: str, commit: str, folder: str = "") -> list[str]:
+        """Files that only stand for content kept by Git LFS, by path."""
+        path = self.path(app)
+        tree = f"{commit}:{folder}" if folder else commit
+        # Attributes may stand anywhere, and are few; without the filter nothing is a pointer.
+        marked = _git(path, "grep", "-q", "filter=lfs", tree, "--", ":(glob)**/.gitattributes")
+        if marked.returncode:
+            return []
+        argv = ("grep", "-l", "-z", "-I", "^version https://git-lfs.github.com/spec/v1$", tree)
+        found = _git(path, *argv).stdout.split(b"\0")
+        prefix = f"{tree}:".encode()
+        return [os.fsdecode(each.removeprefix(prefix)) for each in found if each]
+
+    # -- commits of our own ------------------------------------------------------------------
+
+    def only_folder_as_root(self, app: str, ref: str, author: str, now: float) -> str:
+        """The commit at `ref`, or one of its only folder where it holds nothing else. Raises GitFailed."""
+        path = self.path(app)
+        commit = self.branch(app, ref)
+        if commit is None:
+            raise GitFailed(f"The commit at {ref} of {app} is not there.")
+        rows = [row for row in _check(_git(path, "ls-tree", "-z", commit)).split(b"\0") if row]
+        if len(rows) != 1 or rows[0].split()[1] != b"tree":
+            return commit
+        tree = rows[0].split()[2].decode()
+        date = f"{int(now)} +0000"
+        who = environment(
+            GIT_AUTHOR_NAME=author or "somebody",
+            GIT_COMMITTER_NAME=author or "somebody",
+            GIT_AUTHOR_EMAIL="archive",
+            GIT_COMMITTER_EMAIL="archive",
+            GIT_AUTHOR_DATE=date,
+            GIT_COMMITTER_DATE=date,
+        )
+        argv = ["git", f"--git-dir={path}", "commit-tree", "-m", "Archive", tree]
+        done = subprocess.run(
+            argv, env=who, stdin=subprocess.DEVNULL, capture_output=True, check=False
+        )
+        return _check(done).decode().strip()
+
+    def drop(self, app: str, ref: str) -> None:
+        """Delete a ref of ours, if it is there."""
+        _git(self.path(app), "update-ref", "-d", ref)
 
     # -- branches ----------------------------------------------------------------------------
 

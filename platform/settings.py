@@ -43,10 +43,13 @@ class Settings:
     allow_networks: tuple[str, ...] = ()
     runtime: str = field(default="auto", metadata={"choices": ("auto", "crun", "runc")})
     stack: str = "debian-13"
-    builds: int = field(default=2, metadata={"range": (1, 64)})
+    builds: int = field(default=4, metadata={"range": (1, 64)})
     build_timeout: float = field(default=900.0, metadata={"range": (1, 86400)})
     build_memory: int = field(default=2 << 30, metadata={"size": True})
     build_cpus: float = field(default=1.5, metadata={"range": (0.1, 1024)})
+    build_pids: int = field(default=4096, metadata={"range": (16, 100000)})
+    build_disk: int = field(default=10 << 30, metadata={"size": True})
+    build_hosts: tuple[str, ...] = ()
     build_env: Mapping[str, str] = field(default_factory=dict)
     ca_bundle: str = "/etc/ssl/certs/ca-certificates.crt"
     push_size: int = field(default=1 << 30, metadata={"size": True})
@@ -72,6 +75,15 @@ class Settings:
     def repos(self) -> Path:
         """The apps' bare git repositories."""
         return self.data / "repos"
+
+    @property
+    def uploads(self) -> Path:
+        """Archives that were sent and are not taken in yet."""
+        return self.data / "uploads"
+
+    def bill(self, app_id: int, image: str) -> Path:
+        """Where the bill of materials of an app's image is, or would be."""
+        return self.data / "bills" / str(app_id) / f"{image.removeprefix('sha256:')}.json"
 
     @property
     def secrets(self) -> Path:

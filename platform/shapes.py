@@ -98,6 +98,8 @@ def build(row: Build, made: Release | None = None) -> View:
         "id": row.id,
         "commit": row.commit,
         "branch": row.branch.removeprefix("refs/heads/"),
+        "source": (row.source or {}).get("image"),
+        "builder": row.builder,
         "state": row.state.value,
         "outcome": outcome(row.state, made.state if made else None).value,
         "reason": made.reason if made else row.reason,
@@ -111,6 +113,13 @@ def build(row: Build, made: Release | None = None) -> View:
         "started_at": row.started_at,
         "ended_at": row.ended_at,
     }
+
+
+def what(row: Build) -> str:
+    """What a build is of, in a word or two: a short commit, an image, an archive."""
+    if row.source and "image" in row.source:
+        return row.source["image"]
+    return row.commit[:8] or "an archive"
 
 
 def release(row: Release, *, current: bool) -> View:

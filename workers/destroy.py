@@ -82,7 +82,9 @@ def _running(db: Session, app: App) -> list[Build]:
 def _remove_files(ctx: Context, repos: Repos, app: App) -> None:
     repos.remove(app.name)
     shutil.rmtree(applog.folder(ctx.settings, app.name), ignore_errors=True)
-    shutil.rmtree(retention.build_cache(ctx, app.id), ignore_errors=True)
+    for folder in (retention.build_cache(ctx, app.id), retention.build_storage(ctx, app.id)):
+        shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(ctx.settings.bill(app.id, "").parent, ignore_errors=True)
     for ref in ctx.engine.images.refs():
         if ref.startswith(f"app-{app.id}/") or ref == f"cache/{app.name}":
             ctx.engine.images.untag(ref)

@@ -21,6 +21,10 @@ class SourceUnreadable(WorkFailed):
     """git could not hand out the commit, or it holds what no build may unpack."""
 
 
+class DiskExceeded(WorkFailed):
+    """A build wrote more than it may."""
+
+
 class Interrupted(Exception):
     """The work has to stop now, for a reason that is none of its own."""
 

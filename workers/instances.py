@@ -13,7 +13,6 @@ from signal import SIGTERM
 
 from sqlalchemy.orm import Session
 
-from shipway.buildpacks import processes
 from shipway.platform import applog, events, formation
 from shipway.platform.errors import LeaseLost
 from shipway.platform.models import App, Instance, Release
@@ -23,12 +22,11 @@ from shipway.runtime.containers import Container, Exit
 from shipway.runtime.errors import ContainerExists, ContainerLost, NoSuchContainer, RuntimeFailure
 from shipway.runtime.spec import ContainerSpec, IdRange, Limits
 from shipway.workers import backoff, health
-from shipway.workers.command import process_args
 from shipway.workers.context import Context
+from shipway.workers.program import port, program
 
 log = logging.getLogger(__name__)
 
-HOME = "/workspace"
 WEB = "web"
 EXIT_WAIT = 5.0  # seconds the monitor has to note how a process ended
 SIGTERM_BIT = 1 << 14
@@ -39,9 +37,7 @@ def environment(ctx: Context, row: Instance) -> dict[str, str]:
     """What the instance's environment holds beside its image's own."""
     release = row.release
     return {
-        "HOME": HOME,
         **ctx.vault.open(row.app_id, release.config),
-        "PORT": str(formation.PORT),
         "DYNO": row.name,
         "SHIPWAY_APP": row.app.name,
         "SHIPWAY_RELEASE": f"v{release.version}",
@@ -52,15 +48,19 @@ def environment(ctx: Context, row: Instance) -> dict[str, str]:
 def specification(ctx: Context, row: Instance) -> ContainerSpec:
     """The container that runs the instance."""
     settings = ctx.settings
-    command = row.release.processes[row.process_type]
     image = ctx.engine.images.get(row.release.image)
+    command = row.release.processes[row.process_type]
+    how = program(ctx.engine, image, row.process_type, command)
     return ContainerSpec(
         id=row.container,
         image=row.release.image,
-        args=processes.started(image.config, process_args(command), command),
-        env={**environment(ctx, row), processes.TYPE_VARIABLE: row.process_type},
+        args=how.args,
+        env={**how.env, **environment(ctx, row), "PORT": str(port(image.config))},
         ids=IdRange(row.app.uid_base),
-        cwd=HOME,
+        cwd=how.cwd,
+        user=how.user,
+        groups=how.groups,
+        capabilities=how.capabilities,
         limits=Limits(
             memory=settings.instance_memory,
             cpus=settings.instance_cpus or None,
@@ -148,7 +148,7 @@ class InstanceWork:
         timeout = self._ctx.settings.boot_timeout
         if row.process_type == WEB:
             host = self._ctx.settings.app_host(row.app.name)
-            address = (container.ip, formation.PORT)
+            address = (container.ip, self._port(row))
             outcome = health.await_answer(address, host, timeout, ended)
         else:
             outcome = health.await_alive(health.ALIVE, ended)
@@ -163,7 +163,7 @@ class InstanceWork:
     def _boot_timeout(self, row: Instance, container: Container) -> None:
         seconds = f"{self._ctx.settings.boot_timeout:g} seconds"
         text = f"Error R10 (Boot timeout) -> Web process failed to bind to $PORT within {seconds} of launch"
-        hint = health.misbound(container.pid, formation.PORT)
+        hint = health.misbound(container.pid, self._port(row))
         text = f"{text}: {hint}" if hint else text
         self._log(row, text)
         self._log(row, "Stopping process with SIGKILL")
@@ -233,11 +233,11 @@ class InstanceWork:
     # -- rows ------------------------------------------------------------------------------------
 
     def _note_up(self, row: Instance, container: Container) -> bool:
-        port = formation.PORT if row.process_type == WEB else None
+        number = self._port(row) if row.process_type == WEB else None
         with self._store.transaction() as db:
             now = self._store.now(db)
             if not self._swap(
-                db, row, InstanceState.UP, up_at=now, address=container.ip, port=port
+                db, row, InstanceState.UP, up_at=now, address=container.ip, port=number
             ):
                 return False
             _tell_router(db, row)
@@ -292,6 +292,10 @@ class InstanceWork:
         row.state = target
         signal(db, events.app_topic(row.app_id))
         return True
+
+    def _port(self, row: Instance) -> int:
+        """Where the instance's web process is to listen."""
+        return port(self._ctx.engine.images.get(row.release.image).config)
 
     def _log(self, row: Instance, text: str) -> None:
         try:

@@ -38,6 +38,11 @@ def build_cache(ctx: Context, app_id: int) -> Path:
     return ctx.settings.data / "runtime" / "cache" / str(app_id)
 
 
+def build_storage(ctx: Context, app_id: int) -> Path:
+    """What steps of Dockerfiles have left for the app's next build."""
+    return ctx.settings.data / "runtime" / "storage" / str(app_id)
+
+
 def image_ref(app_id: int, build_id: int) -> str:
     """The tag that keeps a build's image."""
     return f"app-{app_id}/build:{build_id}"

@@ -13,12 +13,14 @@ from shipway.workers.errors import SourceUnreadable
 USER = 1000  # whom the files belong to, inside the container
 
 
-def unpack_commit(layers: LayerStore, repos: Repos, app: str, commit: str, dest: Path) -> None:
-    """Put the commit's files into the new folder `dest`. Raises SourceUnreadable."""
+def unpack_commit(
+    layers: LayerStore, repos: Repos, app: str, commit: str, dest: Path, folder: str = ""
+) -> None:
+    """Put the commit's files, or those of one folder, into the new `dest`. Raises SourceUnreadable."""
     dest.mkdir(parents=True)
     os.chown(dest, USER, USER)  # the app may write beside its files, as everywhere in the field
     with subprocess.Popen(
-        repos.archive(app, commit),
+        repos.archive(app, commit, folder),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -18,6 +18,7 @@ LEAVES = {
     "applog",
     "branches",
     "builds",
+    "buildsettings",
     "errors",
     "events",
     "files",
