@@ -1,10 +1,11 @@
 """One build: from a folder of source to an image. Analyze, detect and build, export."""
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from shipway.buildpacks import container, custom, launcher, processes, project, result, upper
@@ -14,6 +15,7 @@ from shipway.buildpacks.errors import BuildCancelled, BuildFailed, BuildTimedOut
 from shipway.buildpacks.export import Exporter, Names
 from shipway.buildpacks.labels import Base, Origin, Parts
 from shipway.buildpacks.lifecycle import tomlfile
+from shipway.buildpacks.lifecycle.request import GENERATED_DIR, Buildpack
 from shipway.buildpacks.lines import ERROR_MARK, LineWriter
 from shipway.buildpacks.stacks import Stack
 from shipway.runtime.engine import Engine
@@ -26,7 +28,7 @@ from shipway.runtime.errors import (
     TimedOut,
 )
 from shipway.runtime.images.store import Image
-from shipway.runtime.spec import IdRange, Limits
+from shipway.runtime.spec import ContainerSpec, IdRange, Limits
 
 CACHE_LIMIT = 2 << 30  # bytes that an app's downloads may take
 Output = Callable[[str], None]
@@ -43,7 +45,8 @@ class BuildRequest:
     not exist. `secrets` are files below /run/secrets for as long as the build runs. `timeout` is in
     seconds. `process_type` is what the image starts by itself. `buildpacks` are references that
     come before what the app's own files say: an id of one of ours, a folder of the app, an address
-    of git with #ref, or an image.
+    of git with #ref, or an image. With `extensions` the Dockerfiles of image extensions are applied,
+    whose steps run as root.
     """
 
     app: str
@@ -64,6 +67,7 @@ class BuildRequest:
     process_type: str | None = None
     buildpacks: tuple[str, ...] = ()
     secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    extensions: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,16 +128,24 @@ def _build(
     with _timed(phases, "analyze"):
         previous = analyze(engine.images, engine.layers, request.previous)
         job = container.prepare(engine, request, catalog, previous, run, wishes.env)
-    lines = LineWriter(output)
+    base = Base(run, request.stack.run_image)
+    extensions: tuple[Buildpack, ...] = ()
     with _timed(phases, "container"):
-        exit_ = engine.execute(job.spec, lines.feed, cancelled, request.timeout)
-        lines.close()
-    if exit_.oom:
-        memory = (request.limits.memory or 0) // 2**20
-        raise _told(output, BuildFailed(f"the build ran out of memory (its limit is {memory} MB)"))
-    if exit_.code:
-        reason = lines.reason or f"the build failed (exit {exit_.code})"
-        raise BuildFailed(reason, exit_.code)
+        _contain(engine, request, job.spec, output, cancelled)
+    generated = result.extended(job.upper, catalog.sources.keys())
+    if generated is not None:
+        with _timed(phases, "extend"):
+            from shipway.buildpacks.extensions import extend  # few builds need it
+
+            group, selected = generated
+            known = [catalog.sources[id_].buildpack for id_ in group]
+            extensions = tuple(one for one in known if one.is_extension)
+            written = job.upper / os.path.basename(GENERATED_DIR)
+            build_image, base = extend(engine, request, known, written, base, output)
+        with _timed(phases, "container"):
+            container.go_on(job, selected)
+            spec = replace(job.spec, image=build_image)
+            _contain(engine, request, spec, output, cancelled)
     made = result.read(job.upper, catalog.sources.keys())
     phases.update(made.seconds)
     phases["container"] = max(0.0, phases["container"] - sum(made.seconds.values()))
@@ -169,11 +181,12 @@ def _build(
             made,
             kept,
             parts,
-            Base(run, request.stack.run_image),
+            base,
             request.labels,
             names,
             request.origin,
             hidden,
+            extensions,
         )
         size = sum(layer.size for layer in image.layers[len(run.layers) :])
         output(f"       Done: {_megabytes(size)}")
@@ -182,6 +195,25 @@ def _build(
         upper.trim(request.cache, CACHE_LIMIT)
     commands = processes.commands(made.processes)
     return BuildResult(image.digest, commands, phases, size, _report(engine, image))
+
+
+def _contain(
+    engine: Engine,
+    request: BuildRequest,
+    spec: ContainerSpec,
+    output: Output,
+    cancelled: threading.Event,
+) -> None:
+    """Run the build's container to its end. Raises BuildFailed, Cancelled, TimedOut."""
+    lines = LineWriter(output)
+    exit_ = engine.execute(spec, lines.feed, cancelled, request.timeout)
+    lines.close()
+    if exit_.oom:
+        memory = (request.limits.memory or 0) // 2**20
+        raise _told(output, BuildFailed(f"the build ran out of memory (its limit is {memory} MB)"))
+    if exit_.code:
+        reason = lines.reason or f"the build failed (exit {exit_.code})"
+        raise BuildFailed(reason, exit_.code)
 
 
 def _report(engine: Engine, image: Image) -> str:
@@ -196,7 +228,7 @@ def _timed(phases: dict[str, float], name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        phases[name] = time.monotonic() - start
+        phases[name] = phases.get(name, 0.0) + time.monotonic() - start
 
 
 def _told(output: Output, error: BuildFailed) -> BuildFailed:

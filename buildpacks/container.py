@@ -1,10 +1,11 @@
 """The container in which detection and build run: what it sees, and the folders behind it."""
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from shipway.buildpacks import bills, heroku, registries
 from shipway.buildpacks.analyze import Previous
@@ -47,11 +48,15 @@ DRIVER = ("python3", "-sSPB", "-c", "from shipway.buildpacks.lifecycle.driver im
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A container ready to run, and what it will leave: `upper` of /layers, a `scratch` folder."""
+    """A container ready to run, and what it will leave: `upper` of /layers, a `scratch` folder.
+
+    `request` is the file that tells the lifecycle what to do.
+    """
 
     spec: ContainerSpec
     upper: Path
     scratch: Path
+    request: Path
 
 
 def prepare(
@@ -120,7 +125,13 @@ def prepare(
         labels={"shipway.build": request.build_id, "shipway.app": request.app},
         secrets=request.secrets,
     )
-    return Job(spec, top / "upper", folders["trees"])
+    return Job(spec, top / "upper", folders["trees"], path)
+
+
+def go_on(job: Job, selected: Mapping[str, Any]) -> None:
+    """Have the next container build with what the one before has selected."""
+    request = json.loads(job.request.read_text(encoding="utf-8"))
+    job.request.write_text(json.dumps({**request, "selected": selected}), encoding="utf-8")
 
 
 def _request(

@@ -46,6 +46,13 @@ class _Brought:
     sources: tuple[Source, ...]
     id: str
 
+    @property
+    def is_extension(self) -> bool:
+        """Whether it is an image extension."""
+        return any(
+            one.buildpack.is_extension for one in self.sources if one.buildpack.id == self.id
+        )
+
 
 def chosen(
     engine: Engine,
@@ -68,8 +75,16 @@ def chosen(
         tuple(bringer.bring(wish, trusted=bool(request.buildpacks) and place == 1) for wish in each)
         for place, each in enumerate((project.pre, wishes, project.post))
     )
-    groups = (_members(main),) if main else known.order
-    order = tuple(_with_procfile((*_members(pre), *g, *_members(post)), known) for g in groups)
+    groups = (_members(main),) if _members(main) else known.order
+    # Image extensions are always optional, and come before all buildpacks.
+    first = tuple(Member(one.id, optional=True) for one in (*pre, *main, *post) if one.is_extension)
+    order = tuple(
+        _with_procfile((*first, *_members(pre), *group, *_members(post)), known) for group in groups
+    )
+    if not request.extensions and any(one.is_extension for one in (*pre, *main, *post)):
+        raise InvalidBuildpack(
+            "image extensions run their Dockerfiles as root, which this platform does not allow"
+        )
     sources = {source.buildpack.id: source for source in known.sources.values()}
     for brought in (*pre, *main, *post):
         sources.update({source.buildpack.id: source for source in brought.sources})
@@ -77,7 +92,7 @@ def chosen(
 
 
 def _members(brought: Iterable[_Brought]) -> Group:
-    return tuple(Member(one.id) for one in brought)
+    return tuple(Member(one.id) for one in brought if not one.is_extension)
 
 
 def _with_procfile(group: Group, known: Catalog) -> Group:

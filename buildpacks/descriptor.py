@@ -31,7 +31,8 @@ class Source:
     """A buildpack on this host: `folder` holds its buildpack.toml and bin/.
 
     A composite has an `order` and the `versions` it asks for; `exec_envs` are the execution
-    environments that it works in, none for all. An image extension has an extension.toml instead.
+    environments that it works in, none for all. An image extension has an
+    extension.toml instead.
     """
 
     buildpack: Buildpack
@@ -40,7 +41,6 @@ class Source:
     order: Order = ()
     versions: tuple[tuple[str, str], ...] = ()
     exec_envs: tuple[str, ...] = ()
-    is_extension: bool = False
 
     def fits(self, target: Mapping[str, str]) -> bool:
         """Whether it can take part in a build for this target."""
@@ -71,7 +71,6 @@ def load(folder: Path) -> Source:
                 if item.get("version")
             ),
             exec_envs=tuple(str(item["name"]) for item in head.get("exec-env", ())),
-            is_extension=is_extension,
         )
     except OSError as error:
         raise InvalidBuildpack(f"{path} cannot be read: {error.strerror}") from error
@@ -103,6 +102,7 @@ def _buildpack(document: Mapping[str, Any], head: Mapping[str, Any]) -> Buildpac
         language=str(own.get("language", "")),
         looks_for=str(own.get("looks-for", "")),
         procfile=str(own.get("procfile", "")),
+        is_extension="extension" in document and "buildpack" not in document,
         sbom_formats=tuple(
             EXTENSIONS[kind.split(";")[0].strip()]
             for kind in formats

@@ -112,7 +112,7 @@ class Exporter:
         extensions: Sequence[Buildpack] = (),
     ) -> Image:
         """Write the image and tag it; what only builds need goes to an image of its own."""
-        run = base.image
+        run = base.whole
         launch = [(item, layer) for item, layer in kept if item.launch]
         cached = [(item, layer) for item, layer in kept if not item.launch]
         group = self.group(result)
@@ -138,7 +138,7 @@ class Exporter:
             volumes=run.config.volumes,
             stop_signal=run.config.stop_signal,
         )
-        layers = [*run.layers, *parts.extension, *(layer for _, layer in launch)]
+        layers = [*run.layers, *(layer for _, layer in launch)]
         layers += [*filter(None, [parts.sbom]), *parts.app, parts.launcher, parts.config]
         return self.images.write(layers, config, names.ref)
 

@@ -30,18 +30,26 @@ class Parts:
     app: tuple[Layer, ...]
     launcher: Layer
     config: Layer
-    extension: tuple[Layer, ...] = ()
     sbom: Layer | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """The run image: `name` is how it is asked for, `rebasable` whether another may replace it."""
+    """The run image: `name` is how it is asked for, `rebasable` whether another may replace it.
+
+    `extended` is the same with the layers of image extensions.
+    """
 
     image: Image
     name: str
     mirrors: tuple[str, ...] = ()
     rebasable: bool = True
+    extended: Image | None = None
+
+    @property
+    def whole(self) -> Image:
+        """With what image extensions have put on it."""
+        return self.extended or self.image
 
     def metadata(self) -> dict[str, Any]:
         """What is kept of it for a rebase."""

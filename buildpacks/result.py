@@ -82,6 +82,21 @@ def read(upper: Path, known: Collection[str]) -> Result:
         raise BuildFailed(f"the build ended without a usable result ({error})") from error
 
 
+def extended(upper: Path, known: Collection[str]) -> tuple[tuple[str, ...], dict[str, Any]] | None:
+    """The group and what to go on with, if image extensions have generated something; else None.
+
+    Raises BuildFailed as `read`.
+    """
+    try:
+        document = _typed(json.loads(_content(upper)), dict)
+        if "selected" not in document:
+            return None
+        group = tuple(_known(id_, known) for id_ in _list(document["group"]))
+        return group, _table(document["selected"])
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, _Malformed) as error:
+        raise BuildFailed(f"the build ended without a usable result ({error})") from error
+
+
 def parse(data: bytes, known: Collection[str]) -> Result:
     """The document, with every name, type and size checked."""
     document = _typed(json.loads(data), dict)

@@ -103,10 +103,7 @@ def _run(
     """Returns the plan entries that later buildpacks may still meet."""
     mine = [entry for entry in entries if buildpack.id in entry.providers]
     plan_path = os.path.join(scratch, f"{buildpack.folder}.bp-plan.toml")
-    wanted = [
-        {"name": need.name, "metadata": need.metadata} for entry in mine for need in entry.requires
-    ]
-    tomlfile.write(plan_path, {"entries": wanted})
+    tomlfile.write(plan_path, plan.document(mine))
     own = {"CNB_LAYERS_DIR": buildpack.layers, "CNB_BP_PLAN_PATH": plan_path}
     args = [f"{buildpack.root}/bin/build", buildpack.layers, PLATFORM_DIR, plan_path]
     code = spawn.start(args, buildpack_env(buildpack, request, own, build_env)).wait()

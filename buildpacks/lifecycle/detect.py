@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from shipway.buildpacks.lifecycle import checks, env, errors, log, plan, spawn
 from shipway.buildpacks.lifecycle.request import EXEC_ENV, PLATFORM_DIR, Buildpack, Request
@@ -26,6 +26,19 @@ class Selected(NamedTuple):
 
     group: tuple[Buildpack, ...]
     entries: tuple[plan.Entry, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """For another container to go on from."""
+        return {"group": [one.id for one in self.group], "entries": self.entries}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any], request: Request) -> "Selected":
+        """The inverse of `to_json`."""
+        entries = tuple(
+            plan.Entry(name, tuple(providers), tuple(plan.Require(*need) for need in requires))
+            for name, providers, requires in document["entries"]
+        )
+        return cls(tuple(request.buildpacks[id_] for id_ in document["group"]), entries)
 
 
 def detect(request: Request, scratch: str) -> Selected:
@@ -67,7 +80,9 @@ def _select(
     if any(codes[id_] != PASS and not optional for id_, optional in group):
         return None
     candidates = [
-        plan.Candidate(id_, optional, options[id_]) for id_, optional in group if codes[id_] == PASS
+        plan.Candidate(id_, optional, options[id_], request.buildpacks[id_].is_extension)
+        for id_, optional in group
+        if codes[id_] == PASS
     ]
     try:
         resolution = plan.resolve(candidates)

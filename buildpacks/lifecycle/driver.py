@@ -70,11 +70,20 @@ def _scratch() -> str:
 
 def _run(request: Request, scratch: str, result: dict[str, Any]) -> None:
     start = time.monotonic()
-    selected = detect(request, scratch)
-    _announce(selected)
-    _require_procfile(selected)
+    if request.selected is None:
+        selected = detect(request, scratch)
+        _announce(selected)
+        _require_procfile(selected)
+    else:
+        selected = Selected.from_json(request.selected, request)
     detected = time.monotonic()
     result["seconds"]["detect"] = detected - start
+    if any(one.is_extension for one in selected.group):
+        from shipway.buildpacks.lifecycle.generating import generate  # few builds need it
+
+        result["group"] = [one.id for one in selected.group]
+        result["selected"] = generate(request, selected, scratch).to_json()
+        return
     built = building.build(request, selected, scratch)
     result["seconds"]["build"] = time.monotonic() - detected
     result.update(_result(selected, built))

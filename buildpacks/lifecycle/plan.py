@@ -5,7 +5,7 @@ options (its plan and the `[[or]]` alternatives); trials go through their produc
 candidate varying slowest.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice, product
 from typing import Any, NamedTuple
 
@@ -32,6 +32,7 @@ class Candidate(NamedTuple):
     id: str
     optional: bool
     options: tuple[Option, ...]
+    is_extension: bool = False
 
 
 class Entry(NamedTuple):
@@ -40,6 +41,17 @@ class Entry(NamedTuple):
     name: str
     providers: tuple[str, ...]
     requires: tuple[Require, ...]
+
+
+def document(entries: Iterable[Entry]) -> dict[str, Any]:
+    """The buildpack plan that tells a provider what is asked of it."""
+    return {
+        "entries": [
+            {"name": need.name, "metadata": need.metadata}
+            for entry in entries
+            for need in entry.requires
+        ]
+    }
 
 
 class Resolution(NamedTuple):
@@ -57,6 +69,7 @@ class _Choice(NamedTuple):
     id: str
     optional: bool
     option: Option
+    is_extension: bool
 
 
 class _Unmet(NamedTuple):
@@ -79,11 +92,13 @@ def _choices(candidate: Candidate) -> Iterator[_Choice]:
     """An optional buildpack may only be dropped when none of its alternatives worked."""
     last = len(candidate.options) - 1
     for number, option in enumerate(candidate.options):
-        yield _Choice(candidate.id, candidate.optional and number == last, option)
+        yield _Choice(
+            candidate.id, candidate.optional and number == last, option, candidate.is_extension
+        )
 
 
 def _try(trial: list[_Choice]) -> Resolution:
-    while trial:
+    while any(not choice.is_extension for choice in trial):
         entries, unmet = _match(trial)
         if not unmet:
             return Resolution(tuple(choice.id for choice in trial), entries)

@@ -8,6 +8,8 @@ APP_DIR = "/workspace"
 LAYERS_DIR = "/layers"
 PLATFORM_DIR = "/platform"
 BUILDPACKS_DIR = "/cnb/buildpacks"
+EXTENSIONS_DIR = "/cnb/extensions"
+GENERATED_DIR = f"{LAYERS_DIR}/generated"
 REQUEST_PATH = "/cnb/request/request.json"
 RESULT_PATH = f"{LAYERS_DIR}/config/result.json"
 CACHE_DIR = "/cache"
@@ -33,6 +35,7 @@ class Buildpack(NamedTuple):
     looks_for: str = ""
     procfile: str = ""
     sbom_formats: tuple[str, ...] = ()
+    is_extension: bool = False
 
     @property
     def folder(self) -> str:
@@ -42,7 +45,8 @@ class Buildpack(NamedTuple):
     @property
     def root(self) -> str:
         """Where it lies inside the container."""
-        return f"{BUILDPACKS_DIR}/{self.folder}/{self.version}"
+        above = EXTENSIONS_DIR if self.is_extension else BUILDPACKS_DIR
+        return f"{above}/{self.folder}/{self.version}"
 
     @property
     def layers(self) -> str:
@@ -68,6 +72,7 @@ class Request(NamedTuple):
     operator_env: Mapping[str, str]
     restored: Mapping[str, tuple[Restored, ...]]
     stores: Mapping[str, Mapping[str, Any]]
+    selected: Mapping[str, Any] | None = None
 
     def to_json(self) -> str:
         """The file's content."""

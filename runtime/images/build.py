@@ -112,6 +112,14 @@ class Builder:
             )
         return path
 
+    def provide(self, name: str, output: Output) -> Image:
+        """An image of our store, pulled if it is not there. Raises as `build`."""
+        try:
+            return self._images.get(name)
+        except NoSuchImage:
+            output(f"Pulling {name}")
+            return pull(self._images, name, self._access, output).image
+
     def _provide(self, name: str, fresh: bool, output: Output) -> None:
         """Have an image in our store, and in buildah's by its full name."""
         wanted = references.parse(name)
