@@ -93,8 +93,9 @@ def docker_side(bench: Bench) -> Side:
         return len(set(up).intersection(names))
 
     def clear(_names: Sequence[str]) -> None:
-        if left := docker("ps", "-aq").split():
-            docker("rm", "-f", *left)
+        left = docker("ps", "-aq").split()
+        for first in range(0, len(left), AT_ONCE):
+            docker("rm", "-f", *left[first : first + AT_ONCE])
 
     return Side(start, count, clear)
 

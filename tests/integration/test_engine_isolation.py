@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -236,3 +238,38 @@ def test_the_runtime_takes_our_sealed_copy_for_its_own(name: str) -> None:
         lab.engine.wait("sealed")
         lab.engine.remove("sealed")
         assert lab.leftovers() == {}
+
+
+STARTER = """
+import os, sys
+from pathlib import Path
+from shipway.runtime.config import EngineConfig
+from shipway.runtime.engine import Engine
+from shipway.runtime.spec import ContainerSpec, IdRange
+
+group, config, image = sys.argv[1:]
+Path(group, "cgroup.procs").write_text(str(os.getpid()))
+before = Path("/proc/self/cgroup").read_text()
+engine = Engine(EngineConfig(**eval(config)))
+engine.run(ContainerSpec("born", image, ("sleep", "60"), {}, IdRange(300000)))
+assert Path("/proc/self/cgroup").read_text() == before
+"""
+
+
+def test_a_monitor_is_not_within_the_limits_of_who_starts_it(lab: Lab) -> None:
+    """It is among the monitors, and the starter's own control group can be deleted after its end."""
+    tools = lab.engine._tools
+    [memory] = [each for each in tools.cgroups.hierarchies if "memory" in each.controllers]
+    group = memory.mount / f"{lab.config.bridge}-starter"
+    group.mkdir()
+    try:
+        config = repr(vars(lab.config)).replace("PosixPath", "Path")
+        argv = [sys.executable, "-c", STARTER, str(group), config, IMAGE]
+        subprocess.run(argv, check=True, timeout=60)
+        monitor = lab.engine._observer.monitor_pid(lab.engine.files("born"))
+        groups = Path(f"/proc/{monitor}/cgroup").read_text().splitlines()
+        assert f"/{tools.cgroups.parent}/monitors" in [line.split(":", 2)[2] for line in groups]
+        assert (group / "cgroup.procs").read_text() == ""
+    finally:
+        lab.engine.remove("born")
+        group.rmdir()
