@@ -32,10 +32,12 @@ from shipway.runtime.errors import (
     TimedOut,
 )
 from shipway.runtime.images import dockerfile, manifests, references
+from shipway.runtime.images.build import limits_of_steps
 from shipway.runtime.images.intake import intake
 from shipway.runtime.images.layers import Layer
 from shipway.runtime.images.registries import Access, pull
 from shipway.runtime.images.store import Image
+from shipway.runtime.oci import DEFAULT_NOFILE
 from shipway.runtime.spec import ContainerSpec, Mount
 
 LARGEST = 1 << 20  # bytes of a Dockerfile
@@ -237,6 +239,7 @@ class _Build:
         return [
             *(*_BUILDAH, "build", "--isolation", "chroot", "--format", "docker"),
             *("--layers", "--pull=never", "--tag", BUILT),
+            *limits_of_steps(DEFAULT_NOFILE),
             *(word for name in NOT_GRANTED for word in ("--cap-drop", name)),
             *(word for k, v in arguments.items() for word in ("--build-arg", f"{k}={v}")),
             *(

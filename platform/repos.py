@@ -100,9 +100,13 @@ class Repos:
 
     def tree(self, app: str, commit: str, folder: str = "") -> str | None:
         """The id of the tree of a commit, or of a folder in it; None if there is no such folder."""
-        name = f"{commit}:{folder}^{{tree}}" if folder else f"{commit}^{{tree}}"
-        done = _git(self.path(app), "rev-parse", "--verify", "--quiet", "--end-of-options", name)
-        return done.stdout.decode().strip() if done.returncode == 0 else None
+        name = f"{commit}:{folder}" if folder else f"{commit}^{{tree}}"
+        path = self.path(app)
+        done = _git(path, "rev-parse", "--verify", "--quiet", "--end-of-options", name)
+        if done.returncode:
+            return None
+        found = done.stdout.decode().strip()
+        return found if _git(path, "cat-file", "-t", found).stdout.strip() == b"tree" else None
 
     def links(self, app: str, commit: str) -> dict[str, str]:
         """The commits of its submodules, by path. Raises GitFailed."""

@@ -164,15 +164,25 @@ class Builder:
             return taking.image(config, layers, refs)
 
 
+def limits_of_steps(most_files: int = 2**63) -> list[str]:
+    """Buildah's options that keep the limits of this process, and at most so many open files.
+
+    Newer buildahs would raise them to numbers of their own, which not every machine allows.
+    """
+    files, processes = _hard(resource.RLIMIT_NOFILE), _hard(resource.RLIMIT_NPROC)
+    return [
+        *("--ulimit", f"nofile={min(files, most_files)}"),
+        *("--ulimit", f"nproc={min(processes, PROCESSES)}"),
+    ]
+
+
 def _options(request: Request, identity: Path) -> list[str]:
     options = [
         *("build", "--isolation", "chroot", "--format", "docker", "--pull=false"),
         *("--iidfile", os.fspath(identity), "--file", os.fspath(request.file)),
         "--layers" if request.cached else "--no-cache",
     ]
-    # Newer buildahs would raise them to numbers of their own, which not every machine allows.
-    files, processes = _hard(resource.RLIMIT_NOFILE), _hard(resource.RLIMIT_NPROC)
-    options += ["--ulimit", f"nofile={files}", "--ulimit", f"nproc={min(processes, PROCESSES)}"]
+    options += limits_of_steps()
     for name, value in request.arguments.items():
         options += ["--build-arg", f"{name}={value}"]
     for secret in request.secrets:

@@ -12,6 +12,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import select
@@ -54,10 +55,10 @@ def server(text: str) -> dict[str, str]:
 class Platform:
     """A data folder with redis, a worker and a host process; and a person's hands at it."""
 
-    def __init__(self, data: Path) -> None:
-        bridge, subnet = network_names("workers")
+    def __init__(self, data: Path, seed: str = "workers", **settings: Any) -> None:
+        bridge, subnet = network_names(seed)
         self.settings = Settings(
-            data=data, bridge=bridge, subnet=subnet, boot_timeout=10.0, stop_grace=5.0
+            data=data, bridge=bridge, subnet=subnet, boot_timeout=10.0, stop_grace=5.0, **settings
         )
         self.data = data
         self.environ = clean_environ(**self.settings.environment())

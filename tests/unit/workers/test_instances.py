@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+from shipway.buildpacks.labels import LIFECYCLE_LABEL
 from shipway.platform.models import App, Instance, Release
 from shipway.platform.settings import Settings
-from shipway.workers.context import Context
+from shipway.runtime.engine import Engine
+from shipway.runtime.images.store import ImageConfig
+from shipway.workers.context import Context, engine_config
 from shipway.workers.instances import environment, specification
 
 
@@ -33,7 +36,6 @@ def test_environment(tmp_path: Path) -> None:
     assert environment(ctx, row) == {
         "HOME": "/elsewhere",
         "GREETING": "hi",
-        "PORT": "5000",
         "DYNO": "web.1",
         "SHIPWAY_APP": "hello",
         "SHIPWAY_RELEASE": "v2",
@@ -44,7 +46,12 @@ def test_environment(tmp_path: Path) -> None:
 def test_specification(tmp_path: Path) -> None:
     """The container has the fence in its id, the app's own user ids, the limits of the settings, no capability."""
     ctx, row = make(tmp_path)
+    engine = Engine(engine_config(ctx.settings))  # not set up: the host is left alone
+    image = engine.images.write([], ImageConfig(labels={LIFECYCLE_LABEL: "{}"}), "x")
+    row.release.image = image.digest
+    ctx._engine = engine
     spec = specification(ctx, row)
+    assert spec.env["PORT"] == "5000"
     assert spec.id == "i7-4"
     assert spec.ids.base == (1 << 20) + 3 * 65_536
     assert spec.user == "1000:1000"
