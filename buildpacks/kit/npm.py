@@ -4,11 +4,12 @@ Each download is checked against the registry's own digest, and against the app'
 """
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
 import shutil
-import tarfile
+import subprocess
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -66,17 +67,13 @@ class Registry:
             url = self._base + path.removeprefix(prefix)
         part = f"{folder}.part"
         shutil.rmtree(part, ignore_errors=True)
+        os.makedirs(part)
         try:
             with self._open(url, name) as answer:
-                hashed = _Hashed(answer, _algorithms(about, digest))
-                with tarfile.open(fileobj=hashed, mode="r|gz") as archive:  # type: ignore[call-overload]
-                    for member in archive:
-                        archive.extract(_without_top(member), part, filter="data")
-                while hashed.read(1 << 16):
-                    pass  # what follows the archive's end is in its digest too
-            _verify(hashed, about, digest, name)
+                digests = _unpack(answer, part, _algorithms(about, digest))
+            _verify(digests, about, digest, name)
             os.rename(part, folder)
-        except (tarfile.TarError, EOFError, OSError) as error:
+        except OSError as error:
             raise CannotBuild(f"{name} could not be fetched from {self._host}: {error}.") from None
         finally:
             shutil.rmtree(part, ignore_errors=True)
@@ -99,24 +96,20 @@ class Registry:
             ) from None
 
 
-class _Hashed:
-    """A stream whose bytes are hashed as they are read."""
-
-    def __init__(self, stream: IO[bytes], algorithms: set[str]) -> None:
-        self._stream = stream
-        self.digests = {name: hashlib.new(name) for name in algorithms}
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._stream.read(size)
-        for digest in self.digests.values():
-            digest.update(data)
-        return data
-
-
-def _without_top(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    """Archives of npm have one folder at their top, mostly named `package`."""
-    link = member.linkname.partition("/")[2] if member.islnk() else member.linkname
-    return member.replace(name=member.name.partition("/")[2] or ".", linkname=link, deep=False)
+def _unpack(stream: IO[bytes], folder: str, algorithms: set[str]) -> dict[str, str]:
+    """Unpack an archive, without the one folder at its top; gives its digests (hex)."""
+    digests = {name: hashlib.new(name) for name in algorithms}
+    args = ["tar", "-xzf", "-", "-C", folder, "--strip-components=1", "--no-same-owner"]
+    process = subprocess.Popen(args, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdin is not None
+    with process.stdin, contextlib.suppress(BrokenPipeError):
+        while data := stream.read(1 << 18):
+            for digest in digests.values():
+                digest.update(data)
+            process.stdin.write(data)
+    if process.wait():
+        raise OSError("it is no whole archive")
+    return {name: digest.hexdigest() for name, digest in digests.items()}
 
 
 def _algorithms(about: Mapping[str, Any], digest: str) -> set[str]:
@@ -136,14 +129,14 @@ def _integrity(about: Mapping[str, Any]) -> tuple[str, str]:
     return "sha1", str(dist["shasum"])
 
 
-def _verify(hashed: _Hashed, about: Mapping[str, Any], digest: str, name: str) -> None:
+def _verify(digests: Mapping[str, str], about: Mapping[str, Any], digest: str, name: str) -> None:
     kind, value = _integrity(about)
-    if hashed.digests[kind].hexdigest() != value:
+    if digests[kind] != value:
         raise CannotBuild(
             f"{name} was damaged on its way: its {kind} digest is not the registry's."
         )
     kind, _, value = digest.partition(".")
-    if digest and hashed.digests[kind].hexdigest() != value.lower():
+    if digest and digests[kind] != value.lower():
         raise CannotBuild(
             f"{name} {about['version']} has another {kind} digest than packageManager in"
             " package.json gives: it would not be what was pinned.",

@@ -9,7 +9,7 @@ import os
 import re
 import time
 
-from shipway.buildpacks.kit import files, say, semver
+from shipway.buildpacks.kit import files, procfile, say, semver
 from shipway.buildpacks.kit.context import Context
 from shipway.buildpacks.kit.errors import CannotBuild
 from shipway.buildpacks.kit.layer import Layer
@@ -27,6 +27,7 @@ OTHERS = (
 IRRELEVANT = {"name", "version", "description", "author", "license", "keywords", "homepage"}
 IRRELEVANT |= {"repository", "bugs", "private", "scripts", "main", "contributors", "funding"}
 SETTINGS = (".npmrc", ".yarnrc", ".yarnrc.yml", ".pnpmfile.cjs", "bunfig.toml")
+HINT = 'Give package.json a script such as "start": "node index.js". Or:'
 INSTALL_SCRIPTS = ("preinstall", "install", "postinstall", "prepare")
 # Programs that a Procfile's line may begin with, or have in it.
 RUNS_NODE = re.compile(r"\b(node|npm|npx|yarn|pnpm|bun|bunx|next|nuxt|tsx|ts-node|pm2|nodemon)\b")
@@ -73,12 +74,8 @@ class App:
 def build(context: Context) -> None:
     """Raises CannotBuild."""
     app = App(context)
-    if not app.web and not app.script and not files.there("Procfile", *OTHERS):
-        raise CannotBuild(
-            "This Node.js app has no Procfile and no start script, so nothing says how to start it.",
-            'Add "start": "node index.js" to the scripts in package.json, or a file named Procfile,',
-            "commit it and push again.",
-        )
+    if not app.web and not app.script and not procfile.there() and not files.there(*OTHERS):
+        raise procfile.missing("Node.js", "web: node index.js", HINT)
     runtime = _runtime(app)
     if app.in_place:
         _install(app)
@@ -86,9 +83,9 @@ def build(context: Context) -> None:
         _prune(app)
     else:
         _layered(app, runtime)
-    if app.web and not app.assets_only and not files.there("Procfile"):
+    if app.web and not app.assets_only and not procfile.there():
         say.detail(f"No Procfile: web runs {app.web!r}")
-        _declare(context, app.web)
+        procfile.declare(context, app.web)
 
 
 def web_command(manifest: Manifest, manager: Manager) -> str:
@@ -323,10 +320,3 @@ def _carry_over(source: str, target: str, since: float) -> None:
             if os.lstat(path).st_ctime >= since and not os.path.islink(path):
                 os.makedirs(os.path.join(target, inner), exist_ok=True)
                 shutil.copy2(path, os.path.join(target, inner, name))
-
-
-def _declare(context: Context, command: str) -> None:
-    from shipway.buildpacks.kit import toml
-
-    process = {"type": "web", "command": ["bash", "-c", command], "default": True}
-    toml.write(os.path.join(context.layers, "launch.toml"), {"processes": [process]})

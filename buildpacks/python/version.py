@@ -17,11 +17,11 @@ def asked(text: str) -> str | None:
 
 
 def check(wanted: str, source: str, available: tuple[int, int, int], stack: str) -> str | None:
-    """Raise CannotBuild when the stack's Python cannot be `wanted`.
+    """Whether the stack's Python can be `wanted`: None if not, else a remark, mostly empty.
 
-    Another patch release of the same line is taken; then returns a line that says so.
+    Another patch release of the same line is taken, with a remark. Raises CannotBuild for what is
+    no version.
     """
-    have = ".".join(map(str, available))
     line = f"{available[0]}.{available[1]}"
     match = VERSION.fullmatch(wanted)
     if match is None:
@@ -31,11 +31,8 @@ def check(wanted: str, source: str, available: tuple[int, int, int], stack: str)
         )
     parts = [part for part in match.groups() if part not in (None, "x")]
     if [int(part) for part in parts[:2]] != list(available[: len(parts[:2])]):
-        raise CannotBuild(
-            f"{source} asks for Python {wanted.removeprefix('python-')[:40]},"
-            f" but the {stack} stack has Python {have}.",
-            f"Write {line} into {source}, or delete that file.",
-        )
+        return None
     if len(parts) == 3 and int(parts[2]) != available[2]:
+        have = ".".join(map(str, available))
         return f"{source} asks for {'.'.join(parts)}; the {stack} stack has {have}."
-    return None
+    return ""

@@ -185,7 +185,7 @@ def test_node_version(
 def test_no_node_version(app: Path, text: str) -> None:
     """What is no version names the file, what it says and what was expected."""
     (app / ".nvmrc").write_text(text)
-    with pytest.raises(CannotBuild, match=r"\.nvmrc") as error:
+    with pytest.raises(CannotBuild, match="nvmrc") as error:
         versions.asked(manifest.parse("{}"))
     assert versions.DEFAULT in error.value.lines[1]
 
