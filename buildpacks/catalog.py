@@ -56,11 +56,16 @@ class Catalog:
 def built_in() -> Catalog:
     """The buildpacks that come with Shipway."""
     return catalog(
-        [load(HERE / name) for name in ("nodejs", "python", "procfile")],
+        [load(HERE / name) for name in ("nodejs", "python", "static", "procfile")],
         (
             (
                 Member("shipway/nodejs", optional=True),
                 Member("shipway/python"),
+                Member("shipway/procfile", optional=True),
+            ),
+            (
+                Member("shipway/nodejs", optional=True),
+                Member("shipway/static"),
                 Member("shipway/procfile", optional=True),
             ),
             (Member("shipway/nodejs"), Member("shipway/procfile", optional=True)),

@@ -21,7 +21,7 @@ def buildpack(folder: Path, id_: str = "x/y", more: str = "") -> descriptor.Sour
 def test_built_in() -> None:
     """Our own buildpacks are well-formed, and their programs can be run."""
     found = catalog.built_in()
-    assert {"shipway/python", "shipway/procfile"} <= found.sources.keys()
+    assert {"shipway/nodejs", "shipway/python", "shipway/procfile"} <= found.sources.keys()
     for group in found.groups(LINUX):
         assert group[-1] == Member("shipway/procfile", optional=True)
     for source in found.sources.values():
@@ -96,7 +96,7 @@ def test_execution_environments(tmp_path: Path, more: str, fits: bool) -> None:
 def test_extension(tmp_path: Path) -> None:
     """An extension.toml is read by the same rules."""
     (tmp_path / "extension.toml").write_text(HEAD.format(id="x").replace("buildpack", "extension"))
-    assert descriptor.load(tmp_path).buildpack.is_extension
+    assert descriptor.load(tmp_path).is_extension
 
 
 def test_a_link_for_a_description(tmp_path: Path) -> None:
