@@ -164,6 +164,18 @@ def ensure_stack(
     return recipe.stack
 
 
+def renew_stack(engine: Stores, name: str, output: Callable[[str], None] = print) -> Stack:
+    """Make the stack anew, with the packages that Debian has now. Raises StackFailed.
+
+    Images on the old one keep it until they are rebased; a making that fails leaves it in place.
+    """
+    stack = ensure_stack(engine, name, output)
+    output(f"-----> Making the stack {name} anew, with today's security updates")
+    with files.locked(engine.images.root / f".stack-{name}.lock"):
+        _make(engine, RECIPES[name], output)
+    return stack
+
+
 def _is_ready(engine: Stores, recipe: Recipe) -> bool:
     try:
         images = [

@@ -138,6 +138,13 @@ def build_stack() -> None:
     _become_worker("stack")
 
 
+@click.command("stacks:update", epilog="Example: shipway stacks:update")
+@local
+def update_stack() -> None:
+    """Make the stack anew with security updates, and put every app onto it without a build."""
+    _become_worker("stack-update")
+
+
 @click.command(
     "runtime",
     context_settings={"ignore_unknown_options": True},
@@ -161,4 +168,17 @@ def _become_worker(role: str) -> NoReturn:
     raise AssertionError(role)  # it ends the process
 
 
-COMMANDS = (up, down, migrate, redis, web, ssh, router, worker, host, build_stack, runtime)
+COMMANDS = (
+    up,
+    down,
+    migrate,
+    redis,
+    web,
+    ssh,
+    router,
+    worker,
+    host,
+    build_stack,
+    update_stack,
+    runtime,
+)

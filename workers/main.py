@@ -17,7 +17,7 @@ from shipway.platform.errors import ShipwayError
 from shipway.platform.releases import DEPLOYS
 from shipway.platform.settings import current
 from shipway.runtime.errors import HostUnfit
-from shipway.workers import machine
+from shipway.workers import machine, restack
 from shipway.workers.context import Context, context
 
 DEPLOY_THREADS = 16  # deploys at the same time; they mostly wait
@@ -33,6 +33,7 @@ def main(argv: list[str]) -> int:
         "worker": run_worker,
         "host": run_host,
         "stack": machine.build_stack,
+        "stack-update": restack.update,
         "stop-apps": machine.stop_apps,
     }
     if len(argv) != 1 or argv[0] not in roles:

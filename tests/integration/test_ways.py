@@ -13,11 +13,14 @@ import pytest
 from sqlalchemy import select
 from tests.integration.test_workers import Platform, get, server, until
 
+from shipway.buildpacks.stacks import RECIPES
 from shipway.platform import applog, buildconfig, builds, sources
 from shipway.platform.archives import BadArchive
 from shipway.platform.models import App, Build, Release, User
 from shipway.platform.states import BuildState, InstanceState
 from shipway.runtime.images import archives
+from shipway.workers import restack
+from shipway.workers.context import Context
 from support import link_stack, scratch
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="containers need root")
@@ -289,6 +292,37 @@ def test_hostile_trees_are_one_line_and_harm_nothing(ways: Ways) -> None:
 
 def _commit_as_is(ways: Ways, name: str) -> str:
     return ways.commit(name, {})
+
+
+def test_apps_go_onto_a_new_stack_without_a_build(ways: Ways) -> None:
+    """The app's own layers stay, what is below is new, and the release is as any other."""
+    ways.create("stack")
+    first = ways.push("stack", server("stack"))
+    assert first
+    run = ways.engine.images.get("stack/debian-13:run")
+    with ways.engine.layers.staged_tree() as tree:
+        (tree / "etc").mkdir()
+        (tree / "etc/updated").write_text("yes")
+        layer = ways.engine.layers.commit(tree)
+    try:
+        ways.engine.images.write([*run.layers, layer], run.config, "stack/debian-13:run")
+        ctx = Context(ways.settings)
+        stack = RECIPES["debian-13"].stack
+        assert "stack" in restack.rebase_apps(ctx, ways.engine, stack)
+        until(lambda: "stack web.1 v2" in ways.answer("stack"), 30)
+        image = ways.engine.images.get(_newest(ways, "stack").image)
+        assert layer in image.layers
+        old = ways.engine.images.get(first.image)
+        assert image.layers[len(run.layers) + 1 :] == old.layers[len(run.layers) :]
+        assert "stack" not in restack.rebase_apps(ctx, ways.engine, stack)
+    finally:
+        ways.engine.images.tag("stack/debian-13:run", run.digest)
+
+
+def _newest(ways: Ways, name: str) -> Release:
+    with ways.store.reading() as db:
+        query = select(Release).join(App).where(App.name == name)
+        return db.scalars(query.order_by(Release.version.desc())).first() or Release()
 
 
 def test_a_cancel_of_a_dockerfile_build_leaves_nothing(ways: Ways) -> None:
