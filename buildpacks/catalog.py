@@ -55,20 +55,16 @@ class Catalog:
 @cache
 def built_in() -> Catalog:
     """The buildpacks that come with Shipway."""
+    names = ("nodejs", "deno", "python", "static", "procfile", "appjson")
+    last = tuple(Member(f"shipway/{name}", optional=True) for name in ("procfile", "app-json"))
+    assets = Member("shipway/nodejs", optional=True)
     return catalog(
-        [load(HERE / name) for name in ("nodejs", "python", "static", "procfile")],
+        [load(HERE / name) for name in names],
         (
-            (
-                Member("shipway/nodejs", optional=True),
-                Member("shipway/python"),
-                Member("shipway/procfile", optional=True),
-            ),
-            (
-                Member("shipway/nodejs", optional=True),
-                Member("shipway/static"),
-                Member("shipway/procfile", optional=True),
-            ),
-            (Member("shipway/nodejs"), Member("shipway/procfile", optional=True)),
+            (assets, Member("shipway/python"), *last),
+            (assets, Member("shipway/static"), *last),
+            (Member("shipway/deno"), *last),
+            (Member("shipway/nodejs"), *last),
         ),
     )
 

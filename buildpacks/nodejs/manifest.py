@@ -5,22 +5,13 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from shipway.buildpacks.kit import files
+from shipway.buildpacks.kit import files, jsonfile
 from shipway.buildpacks.kit.errors import CannotBuild
 
 NAME = "package.json"
 LARGEST = 1 << 20  # bytes
 MANAGERS = ("npm", "yarn", "pnpm", "bun")
 _PACKAGE_MANAGER = re.compile(r"([a-z]+)@(\d[0-9A-Za-z.-]*)(?:\+([a-z0-9]+\.[0-9a-fA-F]+))?")
-_KINDS: Mapping[type, str] = {
-    dict: "an object",
-    list: "a list",
-    str: "a string",
-    bool: "true or false",
-    int: "a number",
-    float: "a number",
-    type(None): "null",
-}
 
 
 class PackageManager(NamedTuple):
@@ -53,19 +44,7 @@ def read() -> Manifest:
 
 def parse(text: str) -> Manifest:
     """The manifest in `text`. Raises CannotBuild."""
-    try:
-        document = json.loads(text, object_pairs_hook=lambda pairs: _once(pairs, text))
-    except json.JSONDecodeError as error:
-        raise CannotBuild(
-            f"{NAME} line {error.lineno}, column {error.colno}: {_plain(error.msg)}.",
-            "Expected JSON: names and strings in double quotes, no comments, no comma after the last.",
-        ) from None
-    except RecursionError:
-        raise CannotBuild(f"{NAME} is nested too deeply to be read.") from None
-    if not isinstance(document, dict):
-        raise CannotBuild(
-            f"{NAME} line 1: has {_KINDS[type(document)]} at its top, expected an object in braces."
-        )
+    document = jsonfile.parse(NAME, text, lambda pairs: _once(pairs, text))
     reader = _Reader(document, text)
     names: set[str] = set()
     for kind in ("dependencies", "devDependencies", "optionalDependencies"):
@@ -109,17 +88,14 @@ class _Reader:
         match = _PACKAGE_MANAGER.fullmatch(value) if isinstance(value, str) else None
         if match is None or match.group(1) not in MANAGERS:
             raise CannotBuild(
-                f"{NAME} line {_line(self._text, 'packageManager')}: packageManager is"
+                f"{NAME} line {jsonfile.line(self._text, 'packageManager')}: packageManager is"
                 f" {json.dumps(value)[:60]}, expected a name and a full version such as pnpm@9.15.0;"
                 f" the names are {', '.join(MANAGERS)}.",
             )
         return PackageManager(match.group(1), match.group(2), match.group(3) or "")
 
     def wrong(self, key: str, value: Any, expected: str, shown: str = "") -> CannotBuild:
-        return CannotBuild(
-            f"{NAME} line {_line(self._text, key)}: {shown or key} is {_KINDS[type(value)]},"
-            f" expected {expected}."
-        )
+        return jsonfile.wrong(NAME, self._text, key, value, expected, shown)
 
 
 def _once(pairs: list[tuple[str, Any]], text: str) -> dict[str, Any]:
@@ -129,27 +105,7 @@ def _once(pairs: list[tuple[str, Any]], text: str) -> dict[str, Any]:
         seen: set[str] = set()
         for name, _ in pairs:
             if name in seen and name in ("scripts", "dependencies", "devDependencies", "engines"):
-                line = _line(text, name, last=True)
+                line = jsonfile.line(text, name, last=True)
                 raise CannotBuild(f"{NAME} line {line}: {name!r} is there twice, expected it once.")
             seen.add(name)
     return found
-
-
-def _line(text: str, key: str, *, last: bool = False) -> int:
-    """The line on which a key stands, as well as can be told without positions from the parser."""
-    places = [match.start() for match in re.finditer(re.escape(json.dumps(key)) + r"\s*:", text)]
-    return text.count("\n", 0, places[-1 if last else 0]) + 1 if places else 1
-
-
-def _plain(message: str) -> str:
-    return {
-        "Expecting value": "a value is missing or is not JSON",
-        "Expecting property name enclosed in double quotes": "a name in double quotes is missing",
-        "Illegal trailing comma before end of object": "there is a comma after the last name",
-        "Illegal trailing comma before end of array": "there is a comma after the last value",
-        "Expecting ',' delimiter": "a comma or the closing bracket is missing",
-        "Expecting ':' delimiter": "a colon is missing",
-        "Extra data": "there is more after the closing brace",
-        "Unterminated string starting at": "a string has no closing quote",
-        "Invalid control character at": "a string goes over the end of its line",
-    }.get(message, message[:1].lower() + message[1:])

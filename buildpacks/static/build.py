@@ -1,11 +1,10 @@
 """Find the site's folder, and serve it with Debian's nginx."""
 
 import hashlib
-import json
 import os
 from typing import Any
 
-from shipway.buildpacks.kit import files, procfile, say
+from shipway.buildpacks.kit import files, jsonfile, procfile, say
 from shipway.buildpacks.kit.context import Context
 from shipway.buildpacks.kit.errors import CannotBuild
 from shipway.buildpacks.kit.layer import Layer
@@ -61,18 +60,12 @@ def _settings() -> dict[str, Any]:
     """Heroku's static.json, of which root, clean_urls, routes, error_page and headers are known."""
     if not files.there(SETTINGS):
         return {}
-    try:
-        document = json.loads(files.text(SETTINGS, 1 << 20))
-    except json.JSONDecodeError as error:
-        raise CannotBuild(
-            f"{SETTINGS} line {error.lineno}, column {error.colno}: {error.msg}, expected JSON."
-        ) from None
+    text = files.text(SETTINGS, 1 << 20)
+    document = jsonfile.parse(SETTINGS, text)
     kinds = {"root": str, "error_page": str, "routes": dict, "headers": dict, "redirects": dict}
-    if not isinstance(document, dict):
-        raise CannotBuild(f"{SETTINGS} line 1: expected an object in braces.")
     for key, kind in kinds.items():
         if key in document and not isinstance(document[key], kind):
-            raise CannotBuild(f"{SETTINGS}: {key} is no {'text' if kind is str else 'object'}.")
+            raise jsonfile.wrong(SETTINGS, text, key, document[key], jsonfile.KINDS[kind])
     return document
 
 
