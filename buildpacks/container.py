@@ -42,6 +42,8 @@ CA_VARIABLES = (
     "SSL_CERT_FILE",
 )
 FOLDERS = ("overlay", "request", "platform", "restored", "trees")
+DPKG_STATUS = "var/lib/dpkg/status"
+RUN_STATUS = "/cnb/run/dpkg-status"
 CPU_SHARES = 128  # an app's container has 1024
 DRIVER = ("python3", "-sSPB", "-c", "from shipway.buildpacks.lifecycle.driver import run; run()")
 
@@ -105,6 +107,7 @@ def prepare(
     if request.cache is not None:
         _make_cache(request.cache)
         mounts.append(_bind(request.cache, CACHE_DIR, readonly=False))
+    mounts += _package_list(engine, run)
     spec = ContainerSpec(
         id=f"build-{request.app}-{request.build_id}",
         image=build_image.digest,
@@ -172,6 +175,16 @@ def _operator_env(request: "BuildRequest") -> Mapping[str, str]:
 def gentle(limits: Limits) -> Limits:
     """A build gives way to apps when both want the processor."""
     return replace(limits, cpu_shares=min(limits.cpu_shares or CPU_SHARES, CPU_SHARES))
+
+
+def _package_list(engine: Engine, run: Image) -> list[Mount]:
+    """Show which packages the run image has, so that buildpacks bring what is beyond them."""
+    for layer in reversed(run.layers):
+        folder = engine.layers.path(layer.diff_id).resolve()
+        path = folder / DPKG_STATUS
+        if path.is_file() and path.resolve() == path:  # no link of a stranger's image is followed
+            return [_bind(path, RUN_STATUS)]
+    return []
 
 
 def _make_cache(path: Path) -> None:

@@ -29,6 +29,8 @@ from shipway.runtime.engine import Engine
 from shipway.runtime.images.store import Image
 from shipway.runtime.spec import ContainerSpec, IdRange, Limits
 
+# Downloads and compiled standard libraries are kept from one run of the tests to the next.
+BUILD_CACHE = support.STACK_CACHE.parent / "builds"
 CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 IDS = IdRange(2_000_000)
 
@@ -93,6 +95,7 @@ class Builder:
         try:
             return build(self.engine, request, self.lines.append, threading.Event(), catalog)
         finally:
+            print("\n".join(self.lines))  # pytest shows it beside a failure
             assert not request.workdir.exists()
 
     def failure(self, files: dict[str, str | bytes] | Path, **changes: object) -> str:
