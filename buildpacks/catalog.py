@@ -12,6 +12,10 @@ from shipway.buildpacks.lifecycle.order import Group, Member, Order, expand
 HERE = Path(__file__).resolve().parent
 
 
+# In the order they are tried; Node.js may make the assets of each, and is tried alone at last.
+LANGUAGES = ("python", "ruby", "go")
+
+
 @dataclass(frozen=True, slots=True)
 class Catalog:
     """Buildpacks by id, and the order of groups to try (it may name composite buildpacks)."""
@@ -55,16 +59,18 @@ class Catalog:
 @cache
 def built_in() -> Catalog:
     """The buildpacks that come with Shipway."""
-    names = ("nodejs", "deno", "python", "static", "procfile", "appjson")
-    last = tuple(Member(f"shipway/{name}", optional=True) for name in ("procfile", "app-json"))
-    assets = Member("shipway/nodejs", optional=True)
+    names = ("apt", "nodejs", "deno", *LANGUAGES, "static", "procfile", "appjson")
+    apt, assets, *last = (
+        Member(f"shipway/{name}", optional=True)
+        for name in ("apt", "nodejs", "procfile", "app-json")
+    )
     return catalog(
         [load(HERE / name) for name in names],
         (
-            (assets, Member("shipway/python"), *last),
-            (assets, Member("shipway/static"), *last),
-            (Member("shipway/deno"), *last),
-            (Member("shipway/nodejs"), *last),
+            *((apt, assets, Member(f"shipway/{name}"), *last) for name in LANGUAGES),
+            (apt, assets, Member("shipway/static"), *last),
+            (apt, Member("shipway/deno"), *last),
+            (apt, Member("shipway/nodejs"), *last),
         ),
     )
 

@@ -21,7 +21,8 @@ def buildpack(folder: Path, id_: str = "x/y", more: str = "") -> descriptor.Sour
 def test_built_in() -> None:
     """Our own buildpacks are well-formed, and their programs can be run."""
     found = catalog.built_in()
-    assert {"shipway/nodejs", "shipway/python", "shipway/procfile"} <= found.sources.keys()
+    for name in (*catalog.LANGUAGES, "nodejs", "deno", "static", "apt"):
+        assert f"shipway/{name}" in found.sources
     for group in found.groups(LINUX):
         assert Member("shipway/procfile", optional=True) in group
     for source in found.sources.values():
