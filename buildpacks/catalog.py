@@ -13,7 +13,7 @@ HERE = Path(__file__).resolve().parent
 
 
 # In the order they are tried; Node.js may make the assets of each, and is tried alone at last.
-LANGUAGES = ("python", "ruby", "go")
+LANGUAGES = ("python", "ruby", "go", "java")
 
 
 @dataclass(frozen=True, slots=True)

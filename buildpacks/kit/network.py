@@ -10,7 +10,7 @@ _SIGNS = re.compile(
     r"|connection refused|connection reset|connection timed out|connect timed out|i/o timeout"
     r"|network is unreachable|no route to host|dns error|failed to lookup address|error sending"
     r" request|getaddrinfo|failed to open tcp connection|ssl connect error|ehostunreach|enetunreach"
-    r"|connect error|failed to connect|could not connect|unable to connect|timed out",
+    r"|transfer failed|connect error|failed to connect|could not connect|unable to connect|timed out",
     re.IGNORECASE,
 )
 _HOST = re.compile(r"https?://(?:[^/\s@\"'`]*@)?([A-Za-z0-9.-]+(?::\d+)?)")
