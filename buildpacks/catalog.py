@@ -13,7 +13,7 @@ HERE = Path(__file__).resolve().parent
 
 
 # In the order they are tried; Node.js may make the assets of each, and is tried alone at last.
-LANGUAGES = ("python", "ruby", "go", "java")
+LANGUAGES = ("python", "ruby", "php", "go", "java", "rust", "elixir")
 
 
 @dataclass(frozen=True, slots=True)
