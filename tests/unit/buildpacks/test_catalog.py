@@ -97,7 +97,7 @@ def test_execution_environments(tmp_path: Path, more: str, fits: bool) -> None:
 def test_extension(tmp_path: Path) -> None:
     """An extension.toml is read by the same rules."""
     (tmp_path / "extension.toml").write_text(HEAD.format(id="x").replace("buildpack", "extension"))
-    assert descriptor.load(tmp_path).is_extension
+    assert descriptor.load(tmp_path).buildpack.is_extension
 
 
 def test_a_link_for_a_description(tmp_path: Path) -> None:
