@@ -63,7 +63,7 @@ def test_log(first: tuple[BuildResult, list[str]]) -> None:
     assert any(line.startswith("        + flask==") for line in lines)
     assert "       Procfile declares types -> web" in lines
     assert lines[-1] == f"       Done: {result.size / 1e6:.1f}M"
-    assert set(result.phases) == {"analyze", "container", "detect", "build", "export"}
+    assert set(result.phases) == {"fetch", "analyze", "container", "detect", "build", "export"}
 
 
 def test_image(builder: Builder, first: tuple[BuildResult, list[str]]) -> None:
@@ -148,7 +148,7 @@ PYTHON = {"requirements.txt": "", "Procfile": "web: x"}
 @pytest.mark.parametrize(
     ("files", "reason", "advice"),
     [
-        ({"index.php": ""}, "No buildpack fits this app", "Python  requirements.txt"),
+        ({"index.php": ""}, "No buildpack fits this app", " requirements.txt"),
         (
             {"requirements.txt": "", "procfile": "web: x"},
             "This Python app has no Procfile, so nothing says how to start it",
