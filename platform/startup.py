@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sqlalchemy import select
 
-from shipway.platform import auth, database, supervisor
+from shipway.platform import auth, codestamp, database, supervisor
 from shipway.platform.errors import Conflict, ShipwayError, Unavailable
 from shipway.platform.models import Host, Lease
 from shipway.platform.settings import Settings
@@ -39,12 +39,16 @@ class CannotStart(ShipwayError):
 
 
 def up(settings: Settings, output: Callable[[str], None], *, foreground: bool = False) -> None:
-    """Check the machine, bring the database up to date, start everything.
+    """Check the machine, bring the database up to date, start everything; what runs other code is started anew.
 
     In the background: returns once a push would be taken, having said what it waits for. In the foreground: returns
     when the platform has been told to end. Raises CannotStart, Conflict (foreground, and it runs already).
     """
-    running = supervisor.PidFile(settings).holder() is not None
+    pid_file = supervisor.PidFile(settings)
+    running = pid_file.holder() is not None
+    if running and not foreground and pid_file.code() != codestamp.of_installation():
+        output("The code has changed since the platform started: it starts anew, the apps serve on")
+        running = not supervisor.ask_down(settings, handing_over=True)
     if not running:
         check_machine(settings)
         prepare(settings)

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shipway.platform import warm
+from shipway.platform import codestamp, warm
 from shipway.platform.errors import InvalidInput, Unavailable
 from shipway.platform.settings import Settings
 
@@ -294,11 +294,19 @@ class PidFile:
             os.close(self._fd)
             return False
         os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n{codestamp.of_installation()}\n".encode(), 0)
         return True
 
     def holder(self) -> int | None:
         """The pid of the supervisor that runs, None if there is none."""
+        text = self._held()
+        return int(text.split()[0]) if text else None
+
+    def code(self) -> str:
+        """Which code it runs (codestamp.py), empty if none runs or it is too old to say."""
+        return "".join((self._held() or "").split()[1:])
+
+    def _held(self) -> str | None:
         try:
             fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -306,8 +314,7 @@ class PidFile:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            text = os.pread(fd, 32, 0).strip()
-            return int(text) if text else None
+            return os.pread(fd, 64, 0).decode().strip() or None
         else:
             return None
         finally:
@@ -396,8 +403,11 @@ def _down_mark(settings: Settings) -> Path:
     return settings.run / "down"
 
 
-def ask_down(settings: Settings) -> bool:
-    """End the platform that runs in the background; returns once it has ended, False if none ran."""
+def ask_down(settings: Settings, *, handing_over: bool = False) -> bool:
+    """End the platform that runs; returns once it has ended, False if none ran.
+
+    `handing_over` leaves HAProxy serving, for the next start's router.
+    """
     _down_mark(settings).parent.mkdir(parents=True, exist_ok=True)
     _down_mark(settings).touch()
     pid = PidFile(settings).holder()
@@ -405,7 +415,7 @@ def ask_down(settings: Settings) -> bool:
         return False
     with contextlib.suppress(ProcessLookupError):
         watched = os.pidfd_open(pid)
-        os.kill(pid, signal.SIGTERM)
+        os.kill(pid, signal.SIGHUP if handing_over else signal.SIGTERM)
         select.select([watched], [], [])
         os.close(watched)
     return True

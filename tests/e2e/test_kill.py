@@ -41,7 +41,7 @@ def shipway() -> Iterator[Platform]:
 
 def supervisor(shipway: Platform) -> int:
     """The supervisor's pid."""
-    return int((shipway.data / "run" / "shipway.pid").read_text())
+    return int((shipway.data / "run" / "shipway.pid").read_text().split()[0])
 
 
 def children(pid: int) -> list[int]:
@@ -200,6 +200,23 @@ def test_a_restart_by_systemd(shipway: Platform) -> None:
         assert haproxies(shipway) == []
     finally:
         shipway.start()
+
+
+def test_an_upgrade(shipway: Platform) -> None:
+    """`shipway up` once the code has changed: a new platform in the old one's stead, and no request fails."""
+    before, pids = truth(shipway), by_role(shipway)
+    haproxy = haproxies(shipway)
+    pid_file = shipway.data / "run" / "shipway.pid"
+    with Load(shipway.settings.router_port, "hello") as load:
+        # As an older version would have left it: the same process, of other code.
+        pid_file.write_text(pid_file.read_text().splitlines()[0] + "\nolder\n")
+        assert "starts anew" in shipway.cli("up").stderr
+        assert not set(by_role(shipway).values()) & set(pids.values())
+        assert haproxies(shipway) == haproxy
+        eventually(lambda: truth(shipway) == before, "the same instances")
+        assert "starts anew" not in shipway.cli("up").stderr
+    assert load.failed == {}
+    works(shipway)
 
 
 def test_all_are_killed_at_once(shipway: Platform) -> None:
