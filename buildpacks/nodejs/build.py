@@ -21,7 +21,7 @@ from shipway.buildpacks.nodejs.manifest import Manifest
 RECIPE = "1"  # a new one when layers must be made anew though the app asks for the same
 OTHERS = (
     *("requirements.txt", "pyproject.toml", "Pipfile", "Gemfile", "composer.json", "go.mod"),
-    *("mix.exs", "pom.xml", "deno.json"),
+    *("mix.exs", "pom.xml", "build.gradle", "build.gradle.kts", "Cargo.toml", "deno.json"),
 )
 # Keys of package.json that no installed package depends on.
 IRRELEVANT = {"name", "version", "description", "author", "license", "keywords", "homepage"}

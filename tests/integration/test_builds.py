@@ -148,7 +148,7 @@ PYTHON = {"requirements.txt": "", "Procfile": "web: x"}
 @pytest.mark.parametrize(
     ("files", "reason", "advice"),
     [
-        ({"index.php": ""}, "No buildpack fits this app", " requirements.txt"),
+        ({"index.cgi": ""}, "No buildpack fits this app", " requirements.txt"),
         (
             {"requirements.txt": "", "procfile": "web: x"},
             "This Python app has no Procfile, so nothing says how to start it",
