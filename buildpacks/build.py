@@ -13,6 +13,7 @@ from shipway.buildpacks.analyze import analyze
 from shipway.buildpacks.catalog import Catalog, built_in
 from shipway.buildpacks.errors import BuildCancelled, BuildFailed, BuildTimedOut, InvalidBuildpack
 from shipway.buildpacks.export import Exporter, Names
+from shipway.buildpacks.gate import Gate
 from shipway.buildpacks.labels import Base, Origin, Parts
 from shipway.buildpacks.lifecycle import tomlfile
 from shipway.buildpacks.lifecycle.request import GENERATED_DIR, Buildpack
@@ -46,7 +47,7 @@ class BuildRequest:
     seconds. `process_type` is what the image starts by itself. `buildpacks` are references that
     come before what the app's own files say: an id of one of ours, a folder of the app, an address
     of git with #ref, or an image. With `extensions` the Dockerfiles of image extensions are applied,
-    whose steps run as root.
+    whose steps run as root. With a `gate` the build has no network but that way out.
     """
 
     app: str
@@ -68,6 +69,12 @@ class BuildRequest:
     buildpacks: tuple[str, ...] = ()
     secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     extensions: bool = False
+    gate: Gate | None = None
+
+    @property
+    def prepared(self) -> Callable[[int], None] | None:
+        """What is to be done with each container of the build before its program begins."""
+        return self.gate.open if self.gate else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +213,7 @@ def _contain(
 ) -> None:
     """Run the build's container to its end. Raises BuildFailed, Cancelled, TimedOut."""
     lines = LineWriter(output)
-    exit_ = engine.execute(spec, lines.feed, cancelled, request.timeout)
+    exit_ = engine.execute(spec, lines.feed, cancelled, request.timeout, request.prepared)
     lines.close()
     if exit_.oom:
         memory = (request.limits.memory or 0) // 2**20

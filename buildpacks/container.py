@@ -127,6 +127,7 @@ def prepare(
         ),
         labels={"shipway.build": request.build_id, "shipway.app": request.app},
         secrets=request.secrets,
+        network=request.gate is None,
     )
     return Job(spec, top / "upper", folders["trees"], path)
 

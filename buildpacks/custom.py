@@ -192,8 +192,11 @@ class _Bringer:
             limits=request.limits,
             mounts=tuple(mounts),
             labels={"shipway.build": request.build_id, "shipway.app": request.app},
+            network=request.gate is None,
         )
-        exit_ = self._engine.execute(spec, writer.feed, self._cancelled, request.timeout)
+        exit_ = self._engine.execute(
+            spec, writer.feed, self._cancelled, request.timeout, request.prepared
+        )
         writer.close()
         if exit_.code or not (place / "buildpack").is_dir():
             for line in lines[-20:]:

@@ -187,7 +187,9 @@ class _Build:
 
         lines = LineWriter(line)
         left = max(0.01, self._deadline - time.monotonic())
-        exit_ = self._engine.execute(self._spec(argv), lines.feed, self._cancelled, left)
+        exit_ = self._engine.execute(
+            self._spec(argv), lines.feed, self._cancelled, left, self._request.prepared
+        )
         lines.close()
         if self._cancelled.is_set():
             raise Cancelled
@@ -229,6 +231,7 @@ class _Build:
             mounts=tuple(mounts),
             labels={"shipway.build": request.build_id, "shipway.app": request.app},
             secrets=request.secrets,
+            network=request.gate is None,
             nesting=True,
         )
 

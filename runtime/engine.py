@@ -171,17 +171,18 @@ class Engine:
         output: Output,
         cancelled: threading.Event | None = None,
         timeout: float | None = None,
+        prepared: Callable[[int], None] | None = None,
     ) -> Exit:
         """Run a container to its end, handing on stdout and stderr; then remove it.
 
-        `timeout` is in seconds. Raises as `run`, and Cancelled, TimedOut, ContainerLost.
+        `timeout` is in seconds. `prepared` gets the pid of its first process before that begins. Raises as `run`, and Cancelled, TimedOut, ContainerLost.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         reader, writer = os.pipe()
         try:
             try:
                 with self._lock(spec.id):
-                    self._launch(spec, writer)
+                    self._launch(spec, writer, prepared)
             finally:
                 os.close(writer)
             return self._follow(spec.id, reader, output, Patience(cancelled, deadline))
@@ -538,12 +539,29 @@ class Engine:
         if lifecycle.must_be_swept(container, files):
             self._remove(files)
 
-    def _launch(self, spec: ContainerSpec, output: int | None) -> None:
+    def _launch(
+        self,
+        spec: ContainerSpec,
+        output: int | None,
+        prepared: Callable[[int], None] | None = None,
+    ) -> None:
         files = self._files(spec.id)
-        with self.images.pinned():
-            self._launch_pinned(files, spec, output)
 
-    def _launch_pinned(self, files: Files, spec: ContainerSpec, output: int | None) -> None:
+        def ready() -> None:
+            lifecycle.tell(files, "start")
+            if prepared is not None:
+                prepared(read_pid(files.init_pid))
+
+        with self.images.pinned():
+            self._launch_pinned(files, spec, output, ready)
+
+    def _launch_pinned(
+        self,
+        files: Files,
+        spec: ContainerSpec,
+        output: int | None,
+        ready: Callable[[], None],
+    ) -> None:
         root = self._root(spec.image)
         self._clear_leftovers(files)
         with folder_errors(files.folder):
@@ -551,9 +569,7 @@ class Engine:
             try:
                 if spec.ids == ALLOT:
                     spec = dataclasses.replace(spec, ids=self._tools.ids.lease(spec.id))
-                launch(
-                    self._tools, files, spec, root, output, lambda: lifecycle.tell(files, "start")
-                )
+                launch(self._tools, files, spec, root, output, ready)
             except BaseException:
                 removal.remove(self._tools, files)
                 raise

@@ -20,6 +20,7 @@ from shipway.buildpacks.build import BuildRequest, BuildResult
 from shipway.buildpacks.build import build as build_image
 from shipway.buildpacks.dockerfile import Recipe
 from shipway.buildpacks.errors import BuildFailed, StackFailed
+from shipway.buildpacks.gate import Gate
 from shipway.buildpacks.stacks import Stack, ensure_stack
 from shipway.platform import applog, buildsettings, events, releases
 from shipway.platform.errors import LeaseLost, ShipwayError
@@ -91,6 +92,7 @@ class BuildRun:
         self._own = buildsettings.of(ctx.settings, self._app.build_settings)
         self._secrets = ctx.vault.open(self._app.id, self._app.build_secrets)
         self._mask = Mask(self._secrets.values())
+        self._gate = self._make_gate()
         self._builder: str | None = None
         self._inputs: str | None = None
         self._console = Console(ctx.store, claimed.stream)
@@ -115,6 +117,8 @@ class BuildRun:
             self._fail(WorkFailed("Shipway itself failed; its log on the server says how."))
         finally:
             self._over.set()
+            if self._gate:
+                self._gate.close()
             self._console.close()
             self._clean()
 
@@ -217,16 +221,16 @@ class BuildRun:
             )
 
     def _place_for_submodules(self) -> submodules.Place:
-        settings = self._ctx.settings
         return submodules.Place(
             container=self._container,
             ids=IdRange(self._app.uid_base),
             limits=self._limits(),
-            env={k: v for k, v in settings.build_env.items() if k in dockerfile.PROXIES},
+            env={k: v for k, v in self._env.items() if k in dockerfile.PROXIES},
             ca_bundle=self._ca_bundle(),
             stop=self._stop,
             timeout=self._own.timeout,
             say=self._output,
+            prepared=self._gate.open if self._gate else None,
         )
 
     # -- from an image ---------------------------------------------------------------------------
@@ -291,6 +295,18 @@ class BuildRun:
     def _stack(self) -> Stack:
         return ensure_stack(self._ctx.engine, self._ctx.settings.stack, self._console.line)
 
+    def _make_gate(self) -> Gate | None:
+        """The only way out, where the operator names the hosts that builds may reach."""
+        settings = self._ctx.settings
+        if not settings.build_hosts:
+            return None
+        return Gate(reach.may_pull(settings), settings.build_env, self._output)
+
+    @property
+    def _env(self) -> dict[str, str]:
+        """The operator's settings for every build; the gate takes the place of a proxy of theirs."""
+        return {**self._ctx.settings.build_env, **(self._gate.env if self._gate else {})}
+
     def _ca_bundle(self) -> Path | None:
         named = self._ctx.settings.ca_bundle
         return Path(named) if named and Path(named).exists() else None
@@ -308,7 +324,7 @@ class BuildRun:
             stack=stack,
             ids=IdRange(self._app.uid_base),
             workdir=self._folder,
-            env=self._ctx.settings.build_env,
+            env=self._env,
             ca_bundle=self._ca_bundle(),
             limits=self._limits(),
             timeout=self._own.timeout,
@@ -316,6 +332,7 @@ class BuildRun:
             cache=retention.build_cache(self._ctx, self._app.id),
             ref=self._ref(self._build.id),
             secrets={name: value.encode() for name, value in self._secrets.items()},
+            gate=self._gate,
             buildpacks=tuple(self._app.buildpacks or ()),
         )
 

@@ -48,6 +48,7 @@ class Place:
     stop: threading.Event
     timeout: float
     say: Callable[[str], None]
+    prepared: Callable[[int], None] | None = None
 
 
 def wanted(repos: Repos, app: str, commit: str, folder: str) -> dict[str, tuple[str, str]]:
@@ -104,8 +105,9 @@ def fetch(
             cwd=TOP,
             limits=gentle(build.limits),
             mounts=tuple(mounts),
+            network=build.prepared is None,
         )
-        ended = engine.execute(spec, lines.feed, build.stop, build.timeout)
+        ended = engine.execute(spec, lines.feed, build.stop, build.timeout, build.prepared)
         lines.close()
         if ended.code:
             why = next((each for each in reversed(said) if each.strip()), "git failed")

@@ -571,3 +571,48 @@ def test_terminals_get_colours(api: Lab) -> None:
     )
     assert "\x1b[3" in done.stdout or "\x1b[9" in done.stdout
     assert "\x1b[2J" not in done.stdout
+
+
+# -- how apps are built -------------------------------------------------------------------------
+
+
+def test_builds_are_told_things(api: Lab) -> None:
+    """Settings, secrets and buildpacks are set, listed and taken back; values of secrets never come out."""
+    api.cli("apps:create", "told", "--no-remote")
+    api.cli("builds:set", "told", "build-dir=web", "memory=1G")
+    assert json.loads(api.cli("builds:settings", "told", "--json").stdout)["build-dir"] == "web"
+    assert "1G" in api.cli("builds:settings", "told").stdout
+    api.cli("builder:set", "told", "dockerfile")
+    assert json.loads(api.cli("builds:report", "told", "--json").stdout)["builder"] == "dockerfile"
+    assert "expected a size" in failed(api, "builds:set", "told", "memory=x")[1]
+    api.cli("builds:secrets:set", "told", "TOKEN=hush-hush")
+    listed = api.cli("builds:secrets", "told", "--json").stdout
+    assert json.loads(listed) == ["TOKEN"]
+    assert "no valid name" in failed(api, "builds:secrets:set", "told", "../x=y")[1]
+    api.cli("builds:secrets:unset", "told", "TOKEN")
+    assert "is not set" in failed(api, "builds:secrets:unset", "told", "TOKEN")[1]
+    api.cli("buildpacks:set", "told", "shipway/python")
+    api.cli("buildpacks:add", "told", "shipway/nodejs", "-i", "1")
+    listed = api.cli("buildpacks", "told", "--json").stdout
+    assert json.loads(listed) == ["shipway/nodejs", "shipway/python"]
+    api.cli("buildpacks:remove", "told", "shipway/python")
+    api.cli("buildpacks:clear", "told")
+    assert json.loads(api.cli("buildpacks", "told", "--json").stdout) == []
+
+
+def test_images_and_archives_are_deployed(api: Lab) -> None:
+    """From a registry's name, a file and the standard input; the build says what it was of."""
+    api.cli("apps:create", "given", "--no-remote")
+    assert "done, v1" in api.cli("git:from-image", "given", "nginx:1.27").stdout
+    assert "nginx:1.27" in api.cli("builds", "given").stdout
+    assert "nginx:1.27" in api.cli("builds:info", "given").stdout
+    (api.folder / "Procfile").write_text("web: x\n")
+    packed = api.folder / "app.tar"
+    subprocess.run(["tar", "cf", packed, "-C", api.folder, "Procfile"], check=True)
+    assert "done, v2" in api.cli("deploy:archive", "given", str(packed)).stdout
+    with packed.open() as file:
+        assert "done, v3" in api.cli("deploy:archive", "given", "-", stdin=file).stdout
+    assert "no image" in failed(api, "git:from-image", "given", "a b")[1]
+    assert "cannot be read" in failed(api, "deploy:archive", "given", "Procfile")[1]
+    assert "No such file" in failed(api, "deploy:archive", "given", "/nonexistent")[1]
+    assert "no bill of materials" in failed(api, "images:sbom", "given")[1]

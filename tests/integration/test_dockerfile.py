@@ -1,6 +1,7 @@
 """Dockerfiles built by the real buildah in real containers: what comes out, what is kept, what is out of reach."""
 
 import contextlib
+import http.server
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from shipway.buildpacks import dockerfile
 from shipway.buildpacks.build import BuildRequest, BuildResult
 from shipway.buildpacks.dockerfile import Recipe
 from shipway.buildpacks.errors import BuildCancelled, BuildFailed, BuildTimedOut
+from shipway.buildpacks.gate import Gate
 from shipway.buildpacks.stacks import ensure_stack
 from shipway.runtime.config import EngineConfig
 from shipway.runtime.engine import Engine
@@ -279,3 +281,39 @@ def test_a_cancel_ends_it_at_once_and_leaves_nothing(builder: Builder) -> None:
         builder.build({"Dockerfile": BASE + "RUN sleep 60\n"}, stop=stop)
     assert time.monotonic() - start < 20
     assert builder.build({"Dockerfile": BASE + 'CMD ["true"]\n'}).processes
+
+
+def test_a_build_behind_a_gate_reaches_the_hosts_that_are_named_and_nothing_else(
+    builder: Builder,
+) -> None:
+    """There is no route, no name server, nothing to get around: only a proxy that knows names."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"the-mirror-says-hello")
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    port = server.server_address[1]
+    said: list[str] = []
+    allowed = f"127.0.0.1:{port}"
+    gate = Gate(lambda where: where == allowed, {}, said.append)
+    script = (
+        f"RUN curl -s http://{allowed}/x; curl -s http://other.invalid/ ; curl -sk https://other.invalid/ ;"
+        f" curl -sm 3 --noproxy '*' http://{allowed}/ || echo no-way-around; cat /proc/net/route | wc -l;"
+        f" curl -s -p http://{allowed}/tunnel\n"
+    )
+    # Steps are told of the proxy by arguments that every Dockerfile has; 127.0.0.1 is no other's here.
+    env = {**gate.env, "no_proxy": "x.invalid", "NO_PROXY": "x.invalid"}
+    try:
+        builder.build({"Dockerfile": BASE + script + 'CMD ["true"]\n'}, gate=gate, env=env)
+    finally:
+        gate.close()
+        server.shutdown()
+    lines = "\n".join(builder.lines)
+    assert lines.count("the-mirror-says-hello") == 2
+    assert "other.invalid is not among the hosts that builds may reach" in lines
+    assert "no-way-around" in lines
+    assert said == [" !     other.invalid is not among the hosts that builds may reach."]
