@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from buildlab import BUILD_CACHE, Builder, answer, open_builder
+from shipway.buildpacks.build import BuildResult
 
 MAIN = """package main
 
@@ -43,12 +44,18 @@ def builder() -> Iterator[Builder]:
         yield builder
 
 
-def test_vendored(builder: Builder) -> None:
+@pytest.fixture(scope="module")
+def first(builder: Builder) -> BuildResult:
+    """The module, built once: its Go is at hand for the other builds."""
+    result = builder.build(VENDORED, cache=BUILD_CACHE / "go", env=SETTINGS)
+    assert any(line.startswith("-----> Using Go 1.26.") for line in builder.lines)
+    return result
+
+
+def test_vendored(builder: Builder, first: BuildResult) -> None:
     """A module with vendored dependencies answers; the image has one static program and no toolchain."""
     cache = BUILD_CACHE / "go"
-    first = builder.build(VENDORED, cache=cache, env=SETTINGS)
     assert answer(builder, first) == "Hello from Go v9\n"
-    assert any(line.startswith("-----> Using Go 1.26.") for line in builder.lines)
     assert builder.run(first, "ls /layers/shipway_go /layers/shipway_go/programs/bin").split() == [
         "/layers/shipway_go:",
         "programs",
@@ -69,7 +76,7 @@ def test_vendored(builder: Builder) -> None:
     assert builder.layer(same, "programs") == builder.layer(first, "programs")
 
 
-def test_programs(builder: Builder) -> None:
+def test_programs(builder: Builder, first: BuildResult) -> None:
     """Several programs are all built, with cgo where one needs it; the Procfile says what to start."""
     files: dict[str, str | bytes] = {
         "go.mod": "module example.org/shop\n\ngo 1.26\n",
@@ -79,25 +86,36 @@ def test_programs(builder: Builder) -> None:
         "Procfile": "web: api\n",
     }
     cache = BUILD_CACHE / "go"
-    result = builder.build(files, cache=cache)
+    result = builder.build(files, previous=first.image, cache=cache)
     assert builder.run(result, "api; job") == "3\njob\n"
-    only = builder.build(files, cache=cache, env={"GO_INSTALL_PACKAGE_SPEC": "./cmd/job"})
+    only = builder.build(
+        files, previous=first.image, cache=cache, env={"GO_INSTALL_PACKAGE_SPEC": "./cmd/job"}
+    )
     assert builder.run(only, "ls /layers/shipway_go/programs/bin") == "job\n"
 
 
-def test_failures(builder: Builder) -> None:
+def test_failures(builder: Builder, first: BuildResult) -> None:
     """A registry that does not answer, a version that is none, code that does not compile: each is said."""
     cache = BUILD_CACHE / "go"
     bare = {name: text for name, text in VENDORED.items() if not name.startswith("vendor")}
     digest = "h1:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="
     sums = (f"example.org/greeting v1.0.0{part} {digest}\n" for part in ("", "/go.mod"))
     bare["go.sum"] = "".join(sums)
-    builder.failure(bare, cache=cache, env={"GOPROXY": "http://127.0.0.1:9", "GONOSUMDB": "*"})
+    builder.failure(
+        bare,
+        previous=first.image,
+        cache=cache,
+        env={"GOPROXY": "http://127.0.0.1:9", "GONOSUMDB": "*"},
+    )
     assert any("127.0.0.1:9 could not be reached" in line for line in builder.lines), builder.lines
     assert any("the setting GOPROXY names it" in line for line in builder.lines)
-    builder.failure(VENDORED | {".go-version": "latest\n"}, cache=cache)
+    builder.failure(VENDORED | {".go-version": "latest\n"}, previous=first.image, cache=cache)
     assert any(".go-version asks for Go 'latest'" in line for line in builder.lines)
-    builder.failure(VENDORED | {"main.go": "package main\n\nfunc main() { x }\n"}, cache=cache)
+    builder.failure(
+        VENDORED | {"main.go": "package main\n\nfunc main() { x }\n"},
+        previous=first.image,
+        cache=cache,
+    )
     assert any("main.go:3" in line for line in builder.lines), builder.lines
     builder.failure(VENDORED, env={"UV_DEFAULT_INDEX": "http://127.0.0.1:9/simple"})
     assert any("127.0.0.1:9 could not be reached" in line for line in builder.lines), builder.lines

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from buildlab import BUILD_CACHE, IDS, Builder, answer, open_builder
+from shipway.buildpacks import processes
 from shipway.buildpacks.build import BuildResult
 from shipway.runtime.spec import ContainerSpec
 
@@ -35,7 +36,9 @@ def builder() -> Iterator[Builder]:
 @contextlib.contextmanager
 def served(builder: Builder, result: BuildResult) -> Iterator[str]:
     """The address of the running app."""
-    command = ("bash", "-c", f"exec {result.processes['web']}")
+    command = processes.started(
+        builder.image(result).config, ("bash", "-c", f"exec {result.processes['web']}")
+    )
     spec = ContainerSpec("php", result.image, command, {"PORT": "5000"}, IDS, cwd="/workspace")
     container = builder.engine.run(spec)
     try:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from buildlab import BUILD_CACHE, Builder, answer, open_builder
+from shipway.buildpacks.build import BuildResult
 
 SERVER = """#!/usr/bin/env ruby
 require "socket"
@@ -91,10 +92,15 @@ def builder() -> Iterator[Builder]:
         yield builder
 
 
-def test_rack(builder: Builder) -> None:
+@pytest.fixture(scope="module")
+def first(builder: Builder) -> BuildResult:
+    """The app, built once: its Ruby is at hand for the other builds."""
+    return builder.build(APP, cache=BUILD_CACHE / "ruby")
+
+
+def test_rack(builder: Builder, first: BuildResult) -> None:
     """A Rack app with vendored gems answers by default; a change of code installs nothing."""
     cache = BUILD_CACHE / "ruby"
-    first = builder.build(APP, cache=cache)
     assert answer(builder, first) == "Hello 3 from Ruby\n"
     assert builder.run(first, "find /layers /workspace -name '*.h' -o -name '*.gem'") == ""
     assert first.size < 45e6
@@ -108,16 +114,16 @@ def test_rack(builder: Builder) -> None:
         assert builder.layer(fresh, layer) == builder.layer(first, layer)
 
 
-def test_failures(builder: Builder) -> None:
+def test_failures(builder: Builder, first: BuildResult) -> None:
     """No lock file, another Ruby, a source that does not answer: each is said."""
     cache = BUILD_CACHE / "ruby"
-    builder.failure({"Gemfile": "", "Procfile": "web: x\n"}, cache=cache)
+    builder.failure({"Gemfile": "", "Procfile": "web: x\n"}, previous=first.image, cache=cache)
     assert any("no Gemfile.lock" in line for line in builder.lines)
-    builder.failure(APP | {".ruby-version": "2.7.1\n"}, cache=cache)
+    builder.failure(APP | {".ruby-version": "2.7.1\n"}, previous=first.image, cache=cache)
     assert any(
         ".ruby-version asks for Ruby 2.7.1, but Debian 13 has 3.3" in x for x in builder.lines
     )
     bare = {name: text for name, text in APP.items() if not name.startswith("vendor")}
-    builder.failure(bare, cache=cache)
+    builder.failure(bare, previous=first.image, cache=cache)
     assert any("127.0.0.1:9 could not be reached" in line for line in builder.lines), builder.lines
     assert any("BUNDLE_MIRROR__ALL" in line for line in builder.lines)
