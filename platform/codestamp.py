@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent  # of the four packages: a checkout, or an installed `shipway`
+ROOT = Path(__file__).resolve().parent.parent  # a checkout, or an installed `shipway`
 PACKAGES = ("platform", "workers", "buildpacks", "runtime")
 
 

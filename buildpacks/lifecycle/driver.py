@@ -152,4 +152,8 @@ def run() -> None:
     except OSError as error:  # a buildpack took away what the lifecycle works with
         log.error(f"The build cannot go on: {error}.")
         code = BUILD_OTHER
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # A fault of ours; a person who pushed is not helped by where in our code it is.
+        log.error(f"Shipway's lifecycle failed ({type(error).__name__}: {error}); report this.")
+        code = BUILD_OTHER
     sys.exit(code)
