@@ -16,8 +16,8 @@ from shipway.buildpacks.errors import BuildFailed
 from shipway.buildpacks.labels import CACHE_LABEL, LIFECYCLE_LABEL
 from shipway.buildpacks.lifecycle.request import LAYERS_DIR, Buildpack
 from shipway.buildpacks.result import Result
-from shipway.runtime.accounts import image_file
 from shipway.runtime.errors import DamagedBlob, NoSuchImage
+from shipway.runtime.ids.accounts import image_file
 from shipway.runtime.images.layers import LayerStore
 from shipway.runtime.images.store import Image, ImageStore
 

@@ -37,7 +37,7 @@ from shipway.runtime.images.intake import intake
 from shipway.runtime.images.layers import Layer
 from shipway.runtime.images.registries import Access, pull
 from shipway.runtime.images.store import Image
-from shipway.runtime.oci import DEFAULT_NOFILE
+from shipway.runtime.oci.bundle import DEFAULT_NOFILE
 from shipway.runtime.spec import ContainerSpec, Mount
 
 LARGEST = 1 << 20  # bytes of a Dockerfile

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from urllib.parse import unquote, urlsplit
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
 
-from shipway.runtime import syscalls
+from shipway.runtime.kernel import syscalls
 
 PORT = 3128
 ADDRESS = f"http://127.0.0.1:{PORT}"

@@ -17,13 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from shipway.runtime import apparmor, cgroups, disk, host, idmapping, launch, mounts, ociruntime
 from shipway.runtime.config import EngineConfig
+from shipway.runtime.containers import idmapping, launch
 from shipway.runtime.errors import RuntimeFailure
+from shipway.runtime.kernel import cgroups, disk, host, mounts
+from shipway.runtime.kernel.userns import UserNamespace, user_namespace
 from shipway.runtime.network.addresses import AddressPool
 from shipway.runtime.network.check import foreign_firewalls, overlaps
 from shipway.runtime.network.resolver import read_resolver
-from shipway.runtime.userns import UserNamespace, user_namespace
+from shipway.runtime.oci import apparmor, runtime
 
 State = Literal["ok", "degraded", "missing"]
 
@@ -176,9 +178,9 @@ def _control_groups(config: EngineConfig) -> Answer:
 
 
 def _runtime(config: EngineConfig) -> Answer:
-    available = [name for name in ociruntime.REMEDIES if shutil.which(name)]
+    available = [name for name in runtime.REMEDIES if shutil.which(name)]
     try:
-        chosen = ociruntime.find_runtime(config.runtime, config.run / ".oci")
+        chosen = runtime.find_runtime(config.runtime, config.run / ".oci")
     except RuntimeFailure as error:
         return "missing", str(error), "install Debian's package crun or runc"
     others = [name for name in available if name != chosen.name]
@@ -197,7 +199,7 @@ def _reason(config: EngineConfig, name: str, available: list[str]) -> str:
 
 
 def _holes(config: EngineConfig) -> Answer:
-    chosen = ociruntime.find_runtime(config.runtime, config.run / ".oci")
+    chosen = runtime.find_runtime(config.runtime, config.run / ".oci")
     open_ones = [
         f"{cve} ({what})"
         for cve, what, fixed in HOLES[chosen.name]

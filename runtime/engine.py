@@ -12,12 +12,11 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shipway.runtime import apparmor, ending, host, lifecycle, readiness, removal, sweeping
-from shipway.runtime.attach import Attachment
-from shipway.runtime.cgroups import Cgroups
+from shipway.runtime import readiness
 from shipway.runtime.config import EngineConfig
-from shipway.runtime.conmon import find_conmon
-from shipway.runtime.containers import (
+from shipway.runtime.containers import ending, lifecycle, removal, sweeping
+from shipway.runtime.containers.attach import Attachment
+from shipway.runtime.containers.container import (
     Container,
     Exit,
     Files,
@@ -25,6 +24,10 @@ from shipway.runtime.containers import (
     open_pidfd,
     read_pid,
 )
+from shipway.runtime.containers.foreground import Output, Patience, pump
+from shipway.runtime.containers.idmapping import IdMapping
+from shipway.runtime.containers.launch import Root, Tools, launch
+from shipway.runtime.containers.secrets import Vault
 from shipway.runtime.errors import (
     ContainerExists,
     ContainerLost,
@@ -33,31 +36,31 @@ from shipway.runtime.errors import (
     NoSuchContainer,
 )
 from shipway.runtime.files import folder_errors, locked
-from shipway.runtime.foreground import Output, Patience, pump
-from shipway.runtime.idmapping import IdMapping
-from shipway.runtime.idranges import IdRanges
+from shipway.runtime.ids.ranges import IdRanges
 from shipway.runtime.images.layers import LayerStore
 from shipway.runtime.images.store import ImageStore
-from shipway.runtime.launch import Root, Tools, launch
+from shipway.runtime.kernel import host
+from shipway.runtime.kernel.cgroups import Cgroups
 from shipway.runtime.network.addresses import AddressPool
 from shipway.runtime.network.bridge import Network
 from shipway.runtime.network.publish import Publish, Published, parse_exposed
 from shipway.runtime.network.wiring import Wiring
 from shipway.runtime.networks import Networks
-from shipway.runtime.ociruntime import find_runtime
-from shipway.runtime.secrets import Vault
+from shipway.runtime.oci import apparmor
+from shipway.runtime.oci.conmon import find_conmon
+from shipway.runtime.oci.runtime import find_runtime
 from shipway.runtime.spec import ALLOT, ContainerSpec, check_env, check_id
 
 if TYPE_CHECKING:
-    from shipway.runtime.changes import Change
-    from shipway.runtime.execution import Execution, Program
+    from shipway.runtime.containers.execution import Execution, Program
+    from shipway.runtime.filesystem.changes import Change
+    from shipway.runtime.filesystem.interior import Interior
     from shipway.runtime.images.archives import Writable
     from shipway.runtime.images.commit import Change as ImageChange
     from shipway.runtime.images.store import Image
-    from shipway.runtime.interior import Interior
-    from shipway.runtime.logs import Line, LogReader
-    from shipway.runtime.stats import Stats
-    from shipway.runtime.top import Process
+    from shipway.runtime.observability.logs import Line, LogReader
+    from shipway.runtime.observability.stats import Stats
+    from shipway.runtime.observability.top import Process
 
 PROGRAM_TIMEOUT = 10.0
 SETUP_REMEDY = "the engine must be root on a host of its own, not in a container"
@@ -199,7 +202,7 @@ class Engine:
     ) -> Exit:
         """Run one more program in a running container, as its user, with its environment and `env`."""
         # Imported late: few of the engine's callers ever join a container.
-        from shipway.runtime import execution
+        from shipway.runtime.containers import execution
 
         check_env(env or {})
         files = self._files(container_id)
@@ -213,7 +216,7 @@ class Engine:
 
         The caller closes what is returned. Raises IllegalMove, NoSuchUser, StartFailed.
         """
-        from shipway.runtime import execution  # late, as above
+        from shipway.runtime.containers import execution  # late, as above
 
         files = self._files(container_id)
         lifecycle.check(self._observer, files, "exec")
@@ -292,13 +295,13 @@ class Engine:
     def stats(self, container_ids: Iterable[str]) -> "dict[str, Stats]":
         """What the containers use now; those that are gone are left out."""
         # Here and below imported late: who only starts containers does not look.
-        from shipway.runtime import looking
+        from shipway.runtime.containers import looking
 
         return looking.stats(self._tools, [check_id(each) for each in container_ids])
 
     def log(self, container_id: str) -> "LogReader":
         """A reader of the container's log. Raises NoSuchContainer, NoLog."""
-        from shipway.runtime import looking
+        from shipway.runtime.containers import looking
 
         return looking.log(self._files(container_id))
 
@@ -310,13 +313,13 @@ class Engine:
         A None among the lines says that these are all for now; it comes at least each `timeout`
         seconds. Raises HostUnfit.
         """
-        from shipway.runtime import looking
+        from shipway.runtime.containers import looking
 
         return looking.follow(self._observer, self._files(container_id), reader, timeout)
 
     def top(self, container_id: str) -> "builtins.list[Process]":
         """The container's processes, with the machine's ids. Raises IllegalMove, NoSuchContainer."""
-        from shipway.runtime.top import processes
+        from shipway.runtime.observability.top import processes
 
         files = self._files(container_id)
         lifecycle.check(self._observer, files, "top")
@@ -329,7 +332,7 @@ class Engine:
     def interior(self, container_id: str) -> "Interior":
         """The container's file system, to copy from and to. Raises NoSuchContainer."""
         # Imported late: a process that starts containers needs no tar.
-        from shipway.runtime.interior import Interior
+        from shipway.runtime.filesystem.interior import Interior
 
         files = self._files(container_id)
         files.read_record()
@@ -352,7 +355,7 @@ class Engine:
         as each container was made. Idempotent; what a crash cut short is carried to its end. One
         that fails keeps no other from being rotated; RuntimeFailure is raised at the end.
         """
-        from shipway.runtime import looking
+        from shipway.runtime.containers import looking
 
         ids = self._ids() if container_ids is None else container_ids
         wanted = looking.Rotation(size, keep, self.config.root / "locks")
@@ -426,7 +429,7 @@ class Engine:
 
     def commit(self, container_id: str, change: "ImageChange", pause: bool = True) -> "Image":
         """Make an image of a container's files; it is paused meanwhile. Raises NoSuchContainer."""
-        from shipway.runtime import snapshots  # rarely used, and not needed for a start
+        from shipway.runtime.filesystem import snapshots  # rarely used, and not needed for a start
 
         files = self._files(container_id)
         with self._lock(container_id):
@@ -434,7 +437,7 @@ class Engine:
 
     def export(self, container_id: str, output: "Writable") -> None:
         """Write the tar of all files of a container. Raises NoSuchContainer."""
-        from shipway.runtime import snapshots  # rarely used, and not needed for a start
+        from shipway.runtime.filesystem import snapshots  # rarely used, and not needed for a start
 
         with self._lock(container_id):
             snapshots.export(self._tools, self._files(container_id), self.images, output)

@@ -3,7 +3,7 @@
 import builtins
 from collections.abc import Callable, Mapping, Sequence
 
-from shipway.runtime.containers import Files
+from shipway.runtime.containers.container import Files
 from shipway.runtime.errors import InvalidSpec
 from shipway.runtime.network.elements import Address
 from shipway.runtime.network.named import NamedNetwork, check_host_name

@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 from shipway.runtime.config import EngineConfig
+from shipway.runtime.containers.launch import Tools
 from shipway.runtime.files import atomic_write
-from shipway.runtime.launch import Tools
 from shipway.runtime.network import firewall
 
 BOOT = Path("/proc/sys/kernel/random/boot_id")

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from inotify_simple import INotify, flags
 
-from shipway.runtime import events
 from shipway.runtime.engine import Engine
 from shipway.runtime.errors import RuntimeFailure
-from shipway.runtime.events import Event
+from shipway.runtime.observability import events
+from shipway.runtime.observability.events import Event
 
 
 def follow(engine: Engine, since: float, until: float | None) -> Iterator[Event]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import support
 from shipway.runtime.config import EngineConfig
-from shipway.runtime.containers import Exit
+from shipway.runtime.containers.container import Exit
 from shipway.runtime.engine import Engine
 from shipway.runtime.spec import ContainerSpec, IdRange
 
@@ -23,21 +23,21 @@ IDS = IdRange(300000)
 
 # The steps of a start, as module:function, in their order.
 STARTING = [
-    "containers:Files.create",
+    "containers.container:Files.create",
     "network.addresses:AddressPool.lease",
-    "containers:Files.write_record",
-    "mounts:mount_private_tmpfs",
-    "cgroups:Cgroups.enter_monitors",
-    "cgroups:Cgroups.adopt_monitor",
-    "launch:write_etc",
-    "mounts:mount_overlay",
-    "launch:write_config",
-    "conmon:create_container",
-    "launch:create",
+    "containers.container:Files.write_record",
+    "kernel.mounts:mount_private_tmpfs",
+    "kernel.cgroups:Cgroups.enter_monitors",
+    "kernel.cgroups:Cgroups.adopt_monitor",
+    "containers.launch:write_etc",
+    "kernel.mounts:mount_overlay",
+    "containers.launch:write_config",
+    "oci.conmon:create_container",
+    "containers.launch:create",
     "network.bridge:Network._connect",
     "network.bridge:Network._configure",
-    "launch:start",
-    "containers:Files.note_started",
+    "containers.launch:start",
+    "containers.container:Files.note_started",
 ]
 
 

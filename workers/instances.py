@@ -18,7 +18,7 @@ from shipway.platform.errors import LeaseLost
 from shipway.platform.models import App, Instance, Release
 from shipway.platform.states import InstanceState, ReleaseState
 from shipway.platform.store import move, signal
-from shipway.runtime.containers import Container, Exit
+from shipway.runtime.containers.container import Container, Exit
 from shipway.runtime.errors import ContainerExists, ContainerLost, NoSuchContainer, RuntimeFailure
 from shipway.runtime.spec import ContainerSpec, IdRange, Limits
 from shipway.workers import backoff, health

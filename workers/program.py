@@ -8,7 +8,7 @@ from shipway.buildpacks import processes
 from shipway.buildpacks.labels import LIFECYCLE_LABEL
 from shipway.platform import formation
 from shipway.runtime.engine import Engine
-from shipway.runtime.imagedefaults import Wanted, defaults
+from shipway.runtime.images.defaults import Wanted, defaults
 from shipway.runtime.images.store import Image, ImageConfig
 from shipway.runtime.spec import GRANTABLE_CAPABILITIES
 from shipway.workers.command import as_exec, process_args

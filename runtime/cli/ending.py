@@ -5,7 +5,7 @@ import click
 from shipway.runtime.cli.common import each
 from shipway.runtime.engine import Engine
 from shipway.runtime.errors import ContainerLost
-from shipway.runtime.signals import signal_number
+from shipway.runtime.kernel.signals import signal_number
 
 # Where a stop has nothing to do.
 AT_REST = ("created", "stopped")

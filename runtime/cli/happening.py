@@ -11,7 +11,7 @@ from shipway.runtime import watching
 from shipway.runtime.cli.common import engine, parse_filters, say
 from shipway.runtime.cli.moments import moment
 from shipway.runtime.cli.template import render
-from shipway.runtime.events import Event
+from shipway.runtime.observability.events import Event
 
 FILTERS = {"container", "event", "image", "label", "type"}
 

@@ -7,12 +7,12 @@ import click
 
 from shipway.runtime.cli import template
 from shipway.runtime.cli.common import complain, engine, print_json, say
-from shipway.runtime.containers import Container
+from shipway.runtime.containers.container import Container
+from shipway.runtime.containers.states import DOCKER_STATUS
 from shipway.runtime.engine import Engine
 from shipway.runtime.errors import RuntimeFailure
 from shipway.runtime.network.addresses import AddressPool
 from shipway.runtime.spec import ContainerSpec
-from shipway.runtime.states import DOCKER_STATUS
 
 NEVER = "0001-01-01T00:00:00Z"
 NANO = 1_000_000_000

@@ -11,11 +11,11 @@ import click
 
 from shipway.runtime.cli import template
 from shipway.runtime.cli.common import engine, parse_filters, say
-from shipway.runtime.containers import Container
+from shipway.runtime.containers.container import Container
+from shipway.runtime.containers.states import DOCKER_STATUS
 from shipway.runtime.engine import Engine
 from shipway.runtime.errors import NoSuchContainer
 from shipway.runtime.network.publish import Published
-from shipway.runtime.states import DOCKER_STATUS
 
 COLUMNS = {
     "CONTAINER ID": "ID",

@@ -16,8 +16,8 @@ from shipway.runtime.cli.moments import moment
 from shipway.runtime.cli.running_limits import size as size_of
 from shipway.runtime.engine import Engine
 from shipway.runtime.errors import InvalidSpec
-from shipway.runtime.logs import Line, LogReader
-from shipway.runtime.stats import Stats
+from shipway.runtime.observability.logs import Line, LogReader
+from shipway.runtime.observability.stats import Stats
 
 PERIOD = 1.0  # seconds between two lines of `stats`, over which a CPU's use is measured
 SHORT = 0.2  # the same for one look

@@ -15,7 +15,6 @@ from typing import Any
 
 import click
 
-from shipway.runtime.attach import Attachment
 from shipway.runtime.cli import (
     running_basic,
     running_images,
@@ -27,10 +26,11 @@ from shipway.runtime.cli import (
     terminal,
 )
 from shipway.runtime.cli.common import each, engine, say
+from shipway.runtime.containers.attach import Attachment
+from shipway.runtime.containers.reaper import attended
 from shipway.runtime.engine import Engine
 from shipway.runtime.errors import ContainerLost, InvalidSpec, NotKept, RuntimeFailure
-from shipway.runtime.imagedefaults import Wanted, defaults
-from shipway.runtime.reaper import attended
+from shipway.runtime.images.defaults import Wanted, defaults
 from shipway.runtime.spec import ContainerSpec, Limits, check_id
 
 KEYS = "ctrl-p,ctrl-q"
@@ -290,7 +290,7 @@ def execute(
 ) -> int:
     """Run COMMAND in a running container."""
     # Imported late: only this verb needs it.
-    from shipway.runtime.execution import Program
+    from shipway.runtime.containers.execution import Program
 
     check_streams(interactive and not detach, tty)
     found = engine()

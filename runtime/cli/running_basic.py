@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from shipway.runtime.errors import InvalidSpec
-from shipway.runtime.signals import signal_number
+from shipway.runtime.kernel.signals import signal_number
 from shipway.runtime.spec import GRANTABLE_CAPABILITIES
 
 OPTIONS = (

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from shipway.runtime.attach import MOST_SENT, STDERR, Attachment
+from shipway.runtime.containers.attach import MOST_SENT, STDERR, Attachment
 from shipway.runtime.errors import InvalidSpec
 
 DETACH_KEYS = "ctrl-p,ctrl-q"

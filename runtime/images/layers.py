@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from shipway.runtime import files, idshift
+from shipway.runtime import files
 from shipway.runtime.errors import (
     DamagedBlob,
     InvalidArchive,
@@ -35,6 +35,7 @@ from shipway.runtime.errors import (
     NoSuchLayer,
     RuntimeFailure,
 )
+from shipway.runtime.ids import shift
 from shipway.runtime.images import compression
 from shipway.runtime.images.blobs import (
     BlobStore,
@@ -135,7 +136,7 @@ class LayerStore:
             if not path.is_dir() or self._is_suspect(path.name):
                 with self.staged_tree() as copy, disk_errors(copy):
                     _copy(tree, copy)
-                    idshift.move_tree(copy, idshift.to_host(ids))
+                    shift.move_tree(copy, shift.to_host(ids))
                     self._discard_tree(path.name)
                     self._mark(path.name)
                     copy.rename(path)

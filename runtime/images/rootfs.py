@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from shipway.runtime import mounts
 from shipway.runtime.images import changes, compression
 from shipway.runtime.images.archives import Writable
 from shipway.runtime.images.intake import intake
@@ -14,6 +13,7 @@ from shipway.runtime.images.manifests import host_architecture
 from shipway.runtime.images.store import CREATED, Image, ImageStore
 from shipway.runtime.images.tarreader import Readable
 from shipway.runtime.images.treetar import tree_tar
+from shipway.runtime.kernel import mounts
 from shipway.runtime.spec import IdRange
 
 

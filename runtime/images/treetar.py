@@ -12,8 +12,8 @@ import stat
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from shipway.runtime import idshift
 from shipway.runtime.errors import InvalidTree
+from shipway.runtime.ids import shift
 from shipway.runtime.images import tarwriter, whiteouts
 from shipway.runtime.spec import IdRange
 
@@ -38,7 +38,7 @@ def tree_tar(
     if settle:
         os.chmod(root, 0o755)  # noqa: S103 - the root of a file system is for all to enter
         os.chown(root, 0, 0)
-    move = idshift.to_container(ids) if ids else None
+    move = shift.to_container(ids) if ids else None
     walk = _Walk(os.fsencode(root), settle, own_times, without, move)
     pieces: list[bytes] = []
     size = 0
@@ -67,7 +67,7 @@ class _Walk:
         settle: bool,
         own_times: bool,
         without: Collection[bytes],
-        move: idshift.Move | None,
+        move: shift.Move | None,
     ) -> None:
         self._root = root
         self._settle = settle
@@ -239,8 +239,8 @@ def _xattrs(path: bytes) -> dict[str, bytes]:
     return {name: os.getxattr(path, name, follow_symlinks=False) for name in names}
 
 
-def _moved(xattrs: Mapping[str, bytes], move: idshift.Move) -> dict[str, bytes]:
-    return {name: idshift.moved_mark(name, value, move) for name, value in xattrs.items()}
+def _moved(xattrs: Mapping[str, bytes], move: shift.Move) -> dict[str, bytes]:
+    return {name: shift.moved_mark(name, value, move) for name, value in xattrs.items()}
 
 
 def _settle_whiteout(path: bytes, status: os.stat_result) -> None:

@@ -10,8 +10,8 @@ import threading
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
-from shipway.runtime import syscalls
 from shipway.runtime.errors import KernelRefused
+from shipway.runtime.kernel import syscalls
 
 _NLMSG_ERROR = 2
 _REQUEST, _ACK = 0x1, 0x4

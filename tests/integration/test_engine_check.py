@@ -16,7 +16,7 @@ from enginelab import IMAGE, Lab, open_lab
 from shipway.runtime import checks
 from shipway.runtime.config import EngineConfig
 from shipway.runtime.errors import HostUnfit, InvalidSpec
-from shipway.runtime.ociruntime import OciRuntime, find_runtime
+from shipway.runtime.oci.runtime import OciRuntime, find_runtime
 
 NOBODY = [
     *("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"),
@@ -233,7 +233,7 @@ def test_a_run_folder_that_is_too_long_is_named(lab: Lab, folder: Path) -> None:
     done = command(lab.config.root, "run", "--name", "y" * 63, IMAGE, "true")
     assert done.returncode in (0, 125)
     with pytest.raises(InvalidSpec, match="too long for the folder"):
-        from shipway.runtime.launch import check_paths
+        from shipway.runtime.containers.launch import check_paths
 
         check_paths(
             lab.engine.files("z" * 63).__class__(folder, run, "z" * 63), lab.spec("z", "true")

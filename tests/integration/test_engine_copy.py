@@ -20,7 +20,7 @@ from shipway.runtime.errors import (
     NoSuchContainer,
     RuntimeFailure,
 )
-from shipway.runtime.interior import Interior
+from shipway.runtime.filesystem.interior import Interior
 from shipway.runtime.spec import Limits, Mount
 
 ROOT = {"user": "0:0", "capabilities": frozenset({"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER"})}

@@ -12,24 +12,24 @@ from shipway.runtime.errors import NameInUse
 from shipway.runtime.spec import ContainerSpec
 
 CREATING = [
-    "idranges:IdRanges.lease",
-    "containers:Files.create",
-    "savedspec:dump",
-    "containers:Files.write_record",
-    "events:note",
+    "ids.ranges:IdRanges.lease",
+    "containers.container:Files.create",
+    "containers.savedspec:dump",
+    "containers.container:Files.write_record",
+    "observability.events:note",
 ]
 # Of a start again: what clears the last run, too.
 STARTING_AGAIN = [
-    "cgroups:Cgroups.kill_all",
-    "removal:clear_run",
-    "containers:Files.reset",
+    "kernel.cgroups:Cgroups.kill_all",
+    "containers.removal:clear_run",
+    "containers.container:Files.reset",
     *STARTING[1:],
 ]
 REMOVING = [
-    "cgroups:Cgroups.kill_all",
-    "removal:kill_processes",
-    "cgroups:Cgroups.remove",
-    "removal:delete_tree",
+    "kernel.cgroups:Cgroups.kill_all",
+    "containers.removal:kill_processes",
+    "kernel.cgroups:Cgroups.remove",
+    "containers.removal:delete_tree",
     "network.addresses:AddressPool.release",
 ]
 
@@ -107,9 +107,9 @@ def test_a_killed_create_made_it_or_did_not(lab: Lab, step: str, when: str) -> N
         lab.engine.create(ContainerSpec("victim", IMAGE, ("sleep", "60"), {}))
     except NameInUse:
         assert (step, when) in [
-            ("containers:Files.write_record", "after"),
-            ("events:note", "before"),
-            ("events:note", "after"),
+            ("containers.container:Files.write_record", "after"),
+            ("observability.events:note", "before"),
+            ("observability.events:note", "after"),
         ]
     assert lab.engine.start("victim").state == "running"
     lab.engine.remove("victim")

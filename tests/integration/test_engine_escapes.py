@@ -20,11 +20,11 @@ from typing import Any
 import pytest
 
 from enginelab import IDS, Lab, eventually, open_lab
-from shipway.runtime import mounts
 from shipway.runtime.errors import InvalidSpec, RuntimeFailure, StartFailed
-from shipway.runtime.seccomp import ENOSYS, EPERM
+from shipway.runtime.kernel import mounts
+from shipway.runtime.kernel.userns import user_namespace
+from shipway.runtime.oci.seccomp import ENOSYS, EPERM
 from shipway.runtime.spec import GRANTABLE_CAPABILITIES, Limits, Mount
-from shipway.runtime.userns import user_namespace
 
 # The mightiest there can be: root, with every capability that can be granted.
 ROOT: dict[str, Any] = {"user": "0:0", "capabilities": GRANTABLE_CAPABILITIES}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from enginelab import IMAGE, Lab, eventually, open_lab
-from shipway.runtime.seccomp import EAFNOSUPPORT, ENOSYS, EPERM
+from shipway.runtime.oci.seccomp import EAFNOSUPPORT, ENOSYS, EPERM
 
 ROOT = {"user": "0:0", "capabilities": frozenset({"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_SETUID"})}
 

@@ -13,13 +13,13 @@ KILLS = 200
 PROCESSES = 4
 STEPS = [
     *STARTING,
-    "secrets:Vault.keep",
-    "disk:make",
-    "disk:_loop_device",
-    "disk:Layer.attach",
-    "idmapping:user_namespace",
-    "containers:Files.begin",
-    "containers:Files.finish",
+    "containers.secrets:Vault.keep",
+    "kernel.disk:make",
+    "kernel.disk:_loop_device",
+    "kernel.disk:Layer.attach",
+    "containers.idmapping:user_namespace",
+    "containers.container:Files.begin",
+    "containers.container:Files.finish",
 ]
 
 # A process that has its children start containers, and sees each of them killed: at a step, before
@@ -61,7 +61,7 @@ for number in range(int(count)):
     step = draw.choice(steps.split())
     when = draw.choice(["before", "after", "time"])
     seconds = draw.uniform(0, 0.2)
-    limited = step.split(":")[0] in ("disk", "secrets") or draw.random() < 0.2
+    limited = step.split(":")[0] in ("kernel.disk", "containers.secrets") or draw.random() < 0.2
     pid = os.fork()
     if pid == 0:
         try:

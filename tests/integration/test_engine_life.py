@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from enginelab import IDS, IMAGE, Lab, eventually, open_lab
-from shipway.runtime import events, savedspec
-from shipway.runtime.attach import STDERR, STDOUT
-from shipway.runtime.containers import wait_for_end
+from shipway.runtime.containers import savedspec
+from shipway.runtime.containers.attach import STDERR, STDOUT
+from shipway.runtime.containers.container import wait_for_end
+from shipway.runtime.containers.execution import Program
 from shipway.runtime.engine import Engine
 from shipway.runtime.errors import (
     AmbiguousName,
@@ -28,7 +29,7 @@ from shipway.runtime.errors import (
     ProgramNotExecutable,
     ProgramNotFound,
 )
-from shipway.runtime.execution import Program
+from shipway.runtime.observability import events
 from shipway.runtime.spec import ALLOT, ContainerSpec, Limits, Mount
 
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from enginelab import IMAGE, Lab, eventually, open_lab
-from shipway.runtime import disk, mounts
 from shipway.runtime.errors import HostUnfit, InvalidSpec, RuntimeFailure
 from shipway.runtime.images.commit import Change
+from shipway.runtime.kernel import disk, mounts
 from shipway.runtime.spec import Limits
 
 SMALL = Limits(disk=32 * 2**20)

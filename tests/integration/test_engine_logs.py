@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from enginelab import Lab, eventually, open_lab
-from shipway.runtime import rotation
 from shipway.runtime.engine import Engine
 from shipway.runtime.errors import InvalidSpec, NoLog, NoSuchContainer
+from shipway.runtime.observability import rotation
 
 # Writes numbers at full speed until it is told to end; the last line is how many there were.
 COUNTER = """
@@ -148,14 +148,14 @@ def test_a_small_log_is_left_alone(lab: Lab) -> None:
 
 
 STEPS = [
-    "rotation:_move_up",
-    "rotation:_temporary",
-    "rotation:older_numbers",
-    "rotation:os.link",
-    "rotation:_reopen",
-    "rotation:os.write",
-    "rotation:_await_reopened",
-    "rotation:_is_over",
+    "observability.rotation:_move_up",
+    "observability.rotation:_temporary",
+    "observability.rotation:older_numbers",
+    "observability.rotation:os.link",
+    "observability.rotation:_reopen",
+    "observability.rotation:os.write",
+    "observability.rotation:_await_reopened",
+    "observability.rotation:_is_over",
 ]
 
 

@@ -15,8 +15,8 @@ import pytest
 
 from enginelab import Lab, eventually, open_lab
 from runtimecli import Terminal, argv, call, ok
-from shipway.runtime import limits
 from shipway.runtime.errors import InvalidSpec, LimitUnsupported
+from shipway.runtime.kernel import limits
 from shipway.runtime.spec import IoRate, Limits
 
 MIB = 1 << 20

@@ -18,10 +18,11 @@ import pytest
 
 import support
 from enginelab import IDS, IMAGE, Lab, eventually, open_lab
-from shipway.runtime import checks, idshift
+from shipway.runtime import checks
 from shipway.runtime.config import EngineConfig
 from shipway.runtime.engine import Engine
 from shipway.runtime.errors import InvalidSpec
+from shipway.runtime.ids import shift
 from shipway.runtime.images.commit import Change
 from shipway.runtime.images.rootfs import take_in
 from shipway.runtime.spec import ContainerSpec, IdRange, Limits, Mount, Overlay
@@ -364,8 +365,8 @@ from shipway.runtime.spec import ContainerSpec, IdRange
 root, step = sys.argv[1:]
 owner, name, after = {
     "copy": (layers, "_copy", True),
-    "moving": (layers.idshift, "_move_one", 500),
-    "moved": (layers.idshift, "move_tree", 3),
+    "moving": (layers.shift, "_move_one", 500),
+    "moved": (layers.shift, "move_tree", 3),
     "rename": (layers.LayerStore, "_mark", True),
 }[step]
 original, count = getattr(owner, name), [0]
@@ -485,7 +486,7 @@ def test_a_file_system_that_takes_no_id_mapped_mounts(
         found = {each.item: each for each in checks.check_all(config)}
         assert found["overlay"].state == "degraded"
         assert "ramfs" in found["overlay"].detail
-        monkeypatch.setattr("shipway.runtime.idmapping.refusal", refused_again)
+        monkeypatch.setattr("shipway.runtime.containers.idmapping.refusal", refused_again)
         assert Engine(config).info()["ids"] == "shifted copies"
     finally:
         engine.teardown()
@@ -531,12 +532,12 @@ def test_moving_twice_is_moving_once(tmp_path: Path) -> None:
     os.close(place)
     before = owners(tmp_path)
     for _ in range(2):
-        idshift.move_tree(tmp_path, idshift.to_host(IDS))
+        shift.move_tree(tmp_path, shift.to_host(IDS))
         assert owners(tmp_path) == [
             (name, *(each + IDS.base if each < IDS.size else each for each in ids), mode)
             for name, *ids, mode in before
         ]
-    idshift.move_tree(tmp_path, idshift.to_container(IDS))
+    shift.move_tree(tmp_path, shift.to_container(IDS))
     assert owners(tmp_path) == before
     assert os.getxattr(tmp_path / "odd/capable", "security.capability") == NET_RAW
     assert os.getxattr(tmp_path / "odd/listed", "system.posix_acl_access") == ACL

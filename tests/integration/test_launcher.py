@@ -6,7 +6,7 @@ import pytest
 
 from buildlab import IDS, Builder, open_builder
 from shipway.buildpacks.build import BuildResult
-from shipway.runtime.imagedefaults import Wanted, arguments
+from shipway.runtime.images.defaults import Wanted, arguments
 from shipway.runtime.spec import ContainerSpec
 
 # Two layers whose names sort against the order they are made in, and one program in each exec.d.

@@ -12,7 +12,7 @@ from shipway.runtime.cli.running_limits import size
 from shipway.runtime.cli.running_mounts import mount, tmpfs, volume
 from shipway.runtime.cli.terminal import detach_keys
 from shipway.runtime.errors import InvalidSpec
-from shipway.runtime.signals import signal_number
+from shipway.runtime.kernel.signals import signal_number
 
 
 @pytest.mark.parametrize(
