@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from shipway.buildpacks.kit import run
+from shipway.buildpacks.kit import bill, run
 from shipway.buildpacks.kit.context import Context
 from shipway.buildpacks.kit.errors import CannotBuild
 from shipway.buildpacks.kit.layer import Layer
@@ -96,6 +96,18 @@ def provide(
     packages = fetch(context, names, launch=launch, without=without)
     layer.empty()
     unpack(packages, layer.path)
+    distro = context.distro.replace(" ", "-")
+    bill.write(
+        layer,
+        (
+            {
+                "name": package.name,
+                "version": package.version,
+                "purl": f"pkg:deb/debian/{package.name}@{package.version}?distro={distro}",
+            }
+            for package in sorted(packages)
+        ),
+    )
     for name, value in env_values(layer.path).items():
         phase = "" if name in RUN_PATHS else "build"
         layer.set_env({name: value}, phase=phase, action="prepend", delimiter=os.pathsep)

@@ -1,9 +1,9 @@
 """What a composer.json asks for: a PHP, its extensions, a document root."""
 
-import json
 import re
 from typing import Any, NamedTuple
 
+from shipway.buildpacks.kit import jsonfile
 from shipway.buildpacks.kit.errors import CannotBuild
 
 NAME = "composer.json"
@@ -78,22 +78,14 @@ class Composer(NamedTuple):
 
 def parse(text: str) -> Composer:
     """Read a composer.json. Raises CannotBuild with the line that is wrong."""
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        line = getattr(error, "lineno", 1)
-        raise CannotBuild(
-            f"{NAME} line {line}: is no JSON ({getattr(error, 'msg', 'nested too deeply')})."
-        ) from None
-    if not isinstance(document, dict):
-        raise CannotBuild(f"{NAME} line 1: expected an object.")
-    require = _table(document, "require")
+    document = jsonfile.parse(NAME, text)
+    require = _table(text, document, "require")
     names = [name[4:].lower() for name in require if name.lower().startswith("ext-")]
     extra = document.get("extra")
     own = extra.get("shipway") if isinstance(extra, dict) else None
     root = own.get("document-root", "") if isinstance(own, dict) else ""
     if not isinstance(root, str):
-        raise CannotBuild(f"{NAME}: extra.shipway.document-root is no text, expected a folder.")
+        raise jsonfile.wrong(NAME, text, "document-root", root, "a folder")
     return Composer(
         str(require.get("php", "")),
         tuple(dict.fromkeys(filter(None, map(package, names)))),
@@ -110,10 +102,10 @@ def package(extension: str) -> str | None:
     return None if name in BUILT_IN and name != "opcache" else PACKAGES.get(name, name)
 
 
-def _table(document: dict[str, Any], key: str) -> dict[str, Any]:
+def _table(text: str, document: dict[str, Any], key: str) -> dict[str, Any]:
     value = document.get(key, {})
     if value == []:  # as PHP writes an empty object
         return {}
     if not isinstance(value, dict):
-        raise CannotBuild(f"{NAME}: {key!r} is no object, expected names and versions.")
+        raise jsonfile.wrong(NAME, text, key, value, "an object of names and versions")
     return value

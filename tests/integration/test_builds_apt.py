@@ -1,5 +1,6 @@
 """The apt buildpack: Debian packages that an Aptfile names, on real stacks and real packages."""
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -36,6 +37,9 @@ def test_packages(builder: Builder) -> None:
     )
     assert builder.run(result, f"find {root} -name 'libc.so*' -o -name 'libz.so*'") == ""
     assert any(line.startswith("       figlet 2.") for line in builder.lines)
+    bill = builder.run(result, "cat /layers/sbom/launch/shipway_apt/apt/sbom.cdx.json")
+    purls = [component["purl"] for component in json.loads(bill)["components"]]
+    assert any(purl.startswith("pkg:deb/debian/figlet@2.") for purl in purls)
     again = builder.build(APP, previous=result.image, cache=cache)
     assert builder.layer(again, "apt") == builder.layer(result, "apt")
     assert any("packages of the previous build" in line for line in builder.lines)

@@ -109,7 +109,7 @@ def test_failures(builder: Builder, first: BuildResult) -> None:
     builder.failure(
         app | {"composer.json": '{\n"require": {,}\n}'}, previous=first.image, cache=cache
     )
-    assert any("composer.json line 2: is no JSON" in line for line in builder.lines)
+    assert any("composer.json line 2, column 13: a name" in line for line in builder.lines)
     builder.failure(app, previous=first.image, cache=cache, env={"DOCUMENT_ROOT": "../etc"})
     assert any(
         "DOCUMENT_ROOT names '../etc', expected a folder of the app" in x for x in builder.lines
