@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from shipway.buildpacks import buildah, imageprocesses, upper
+from shipway.buildpacks import buildah, imageprocesses, plainfile, upper
 from shipway.buildpacks.build import BuildRequest, BuildResult, Output
 from shipway.buildpacks.container import CA_PATH, gentle
 from shipway.buildpacks.errors import BuildCancelled, BuildFailed, BuildTimedOut
@@ -146,7 +146,7 @@ class _Build:
         with self._timed("export"):
             output("-----> Exporting the image")
             offered = self._offer(bases)
-            self._run([*_BUILDAH, *_PUSH, BUILT, f"oci:{OUT}:image"])
+            self._run([*_BUILDAH, *_PUSH, BUILT, f"oci:{OUT}:image"], writes=True)
             image = self._take_in(offered)
             processes = declared or imageprocesses.of(image.config)
             if not processes:
@@ -174,8 +174,12 @@ class _Build:
 
     # -- running ---------------------------------------------------------------------------------
 
-    def _run(self, argv: list[str], *, say: bool = False) -> list[str]:
-        """Run buildah in a container of its own; what it says. Raises BuildFailed."""
+    def _run(self, argv: list[str], *, say: bool = False, writes: bool = False) -> list[str]:
+        """Run buildah in a container of its own; what it says. Raises BuildFailed.
+
+        Only one that `writes` the image sees the folder for it, which this host reads: a step may
+        leave its chroot for the container around it.
+        """
         said: list[str] = []
 
         def line(text: str) -> None:
@@ -188,7 +192,7 @@ class _Build:
         lines = LineWriter(line)
         left = max(0.01, self._deadline - time.monotonic())
         exit_ = self._engine.execute(
-            self._spec(argv), lines.feed, self._cancelled, left, self._request.prepared
+            self._spec(argv, writes), lines.feed, self._cancelled, left, self._request.prepared
         )
         lines.close()
         if self._cancelled.is_set():
@@ -203,14 +207,15 @@ class _Build:
             raise told(self._output, BuildFailed(reason))
         return said
 
-    def _spec(self, argv: list[str]) -> ContainerSpec:
+    def _spec(self, argv: list[str], writes: bool) -> ContainerSpec:
         request = self._request
         mounts = [
             Mount(os.fspath(request.source), CONTEXT, readonly=True),
             Mount(os.fspath(self._folder(BASES)), BASES, readonly=True),
-            Mount(os.fspath(self._folder(OUT)), OUT, own=True),
             Mount(os.fspath(self._storage), STORAGE, own=True),
         ]
+        if writes:
+            mounts.append(Mount(os.fspath(self._folder(OUT)), OUT, own=True))
         env = {
             "HOME": "/root",
             "TMPDIR": f"{STORAGE}/tmp",
@@ -301,11 +306,11 @@ class _Build:
     def _take_in(self, offered: Mapping[str, Layer]) -> Image:
         """Put what buildah has written into the store, with our labels."""
         out = self._folder(OUT)
-        index = manifests.document((out / "index.json").read_bytes(), "the build's index.json")
+        index = manifests.document(_content(out / "index.json"), "the build's index.json")
         entry = manifests.choose(index, "the build's index.json")
-        data = _blob(out, entry.digest).read_bytes()
+        data = _content(_blob(out, entry.digest))
         manifest = manifests.manifest(manifests.document(data, "the build"), "the build")
-        config = _blob(out, manifest.config.digest).read_bytes()
+        config = _content(_blob(out, manifest.config.digest))
         document = manifests.config(config, len(manifest.layers), "the build's config")
         images = self._engine.images
         layers: list[Layer] = []
@@ -402,10 +407,19 @@ def _place(engine: Engine, image: Image, folder: Path) -> None:
 
 def _blob(out: Path, digest: str) -> Path:
     """A blob of the layout. Raises BuildFailed for anything but a plain file."""
-    path = out / "blobs/sha256" / digest.removeprefix("sha256:")
-    if not stat.S_ISREG(path.lstat().st_mode):
+    folder = plainfile.folder_below(out, "blobs/sha256")
+    path = (folder or out) / digest.removeprefix("sha256:")
+    if folder is None or not stat.S_ISREG(path.lstat().st_mode):
         raise BuildFailed("the build's image is damaged")
     return path
+
+
+def _content(path: Path) -> bytes:
+    """A small file of the layout. Raises BuildFailed for anything but a plain one."""
+    try:
+        return plainfile.read(path, manifests.LARGEST)
+    except (OSError, ValueError) as error:
+        raise BuildFailed("the build's image is damaged") from error
 
 
 def _labelled(document: dict[str, Any], labels: Mapping[str, str]) -> dict[str, Any]:

@@ -9,14 +9,19 @@ LARGEST = 1 << 20  # bytes
 
 def read_text(path: Path) -> str:
     """The text of a plain file. Raises OSError, and ValueError that says what it is instead."""
+    return read(path).decode("utf-8-sig")
+
+
+def read(path: Path, most: int = LARGEST) -> bytes:
+    """A plain file of at most `most` bytes. Raises OSError, and ValueError that says what is wrong."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise ValueError("it is no plain file")
-        data = file.read(LARGEST + 1)
-    if len(data) > LARGEST:
-        raise ValueError("it is larger than 1 MB")
-    return data.decode("utf-8-sig")
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError(f"it is larger than {most >> 20} MB")
+    return data
 
 
 def folder_below(root: Path, relative: str) -> Path | None:

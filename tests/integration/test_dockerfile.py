@@ -262,6 +262,40 @@ def test_a_dockerfile_that_is_a_link_out_of_the_app_is_refused(builder: Builder)
         )
 
 
+BREAKOUT = """\
+import os
+os.mkdir("/jail")
+root = os.open("/", os.O_RDONLY)
+os.chroot("/jail")
+os.fchdir(root)
+for _ in range(64):
+    os.chdir("..")
+os.chroot(".")
+print("around the step:", *sorted(os.listdir("/")))
+for folder in ("/out", "/storage", "/context", "/bases"):
+    try:
+        os.symlink(TARGET, f"{folder}/oci-layout")
+    except OSError as error:
+        print(folder, error.strerror)
+"""
+
+
+def test_a_step_that_leaves_its_chroot_writes_nothing_on_the_host(builder: Builder) -> None:
+    """It finds buildah's container, and in that nothing of what this host writes to or reads."""
+    target = builder.folder / "of-the-host"
+    files = {
+        "Dockerfile": f'{BASE}COPY out.py /\nRUN ["python3", "/out.py"]\nCMD ["true"]\n',
+        "out.py": f"TARGET = {os.fspath(target)!r}\n{BREAKOUT}",
+    }
+    builder.build(files)
+    around = next(line for line in builder.lines if "around the step:" in line).split()
+    assert {"storage", "context"} <= set(around)  # it did get out
+    assert "out" not in around
+    refused = [line.strip() for line in builder.lines if "Read-only file system" in line]
+    assert [line.split()[0] for line in refused] == ["/context", "/bases"]
+    assert not target.exists()
+
+
 def test_limits_hold(builder: Builder) -> None:
     """Memory and time end a build with a line that names the limit."""
     eats = {"Dockerfile": BASE + "RUN python3 -c \"b'x' * (1 << 30)\"\n"}
