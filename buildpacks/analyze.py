@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from shipway.buildpacks.labels import (
-    CACHE_LABEL,
     CACHE_METADATA_LABEL,
     LIFECYCLE_LABEL,
     REUSE_LABEL,
+    cache_of,
 )
 from shipway.buildpacks.lifecycle.request import Restored
 from shipway.buildpacks.result import LAYER_NAME
@@ -79,7 +79,7 @@ def analyze(images: ImageStore, layers: LayerStore, digest: str | None) -> Previ
     except (NoSuchImage, DamagedBlob):
         return Previous()
     try:
-        cache = images.get(image.config.labels.get(CACHE_LABEL, "none"))
+        cache = images.get(cache_of(image))
         found |= _read(cache, CACHE_METADATA_LABEL, layers)[0]
         sboms += _sboms(cache, CACHE_METADATA_LABEL, layers)
         made |= _made(cache, layers)

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from shipway.buildpacks import plainfile
 from shipway.buildpacks.errors import BuildFailed
-from shipway.buildpacks.labels import CACHE_LABEL, LIFECYCLE_LABEL
+from shipway.buildpacks.labels import LIFECYCLE_LABEL, cache_of
 from shipway.buildpacks.lifecycle.request import LAYERS_DIR, Buildpack
 from shipway.buildpacks.result import Result
 from shipway.runtime.errors import DamagedBlob, NoSuchImage
@@ -75,11 +76,12 @@ def restore(trees: Sequence[Path], layers: Iterable[tuple[str, str]], target: Pa
     """
     for tree in trees:
         for kind in (LAUNCH, CACHE):
-            root = tree / LAYERS_DIR.lstrip("/") / "sbom" / kind
-            for folder, name in layers if root.is_dir() else ():
-                if (root / folder / name).is_dir():
+            root = f"{LAYERS_DIR.lstrip('/')}/sbom/{kind}"
+            for folder, name in layers:
+                found = plainfile.folder_below(tree.resolve(), f"{root}/{folder}/{name}")
+                if found is not None:
                     place = target / folder / name
-                    shutil.copytree(root / folder / name, place, dirs_exist_ok=True)
+                    shutil.copytree(found, place, symlinks=True, dirs_exist_ok=True)
 
 
 # -- one bill for an image ----------------------------------------------------------------------
@@ -178,18 +180,19 @@ def _documents(
     holder, label = image, LIFECYCLE_LABEL
     if kind != LAUNCH:
         try:
-            holder = images.get(image.config.labels.get(CACHE_LABEL, "none"))
+            holder = images.get(cache_of(image))
         except (NoSuchImage, DamagedBlob):
             return
         label = LIFECYCLE_LABEL.replace("metadata", "cache.metadata")
     sha = _label(holder, label).get("sbom", {}).get("sha")
     if sha not in {layer.diff_id for layer in holder.layers}:
         return
-    root = layers.path(sha) / LAYERS_DIR.lstrip("/") / "sbom" / kind
-    for path in sorted(root.rglob(CYCLONEDX)):
+    place = f"{LAYERS_DIR.lstrip('/')}/sbom/{kind}"
+    root = plainfile.folder_below(layers.path(sha).resolve(), place)
+    for path in sorted(root.rglob(CYCLONEDX)) if root else ():
         try:
-            document = json.loads(path.read_bytes())
-        except (ValueError, RecursionError):
+            document = json.loads(plainfile.read(path, LARGEST))
+        except (OSError, ValueError, RecursionError):
             continue  # the file itself is kept in the image, as it came
         if isinstance(document, dict):
             yield ":".join(path.relative_to(root).parts[:-1]), document

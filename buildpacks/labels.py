@@ -159,6 +159,15 @@ def _process(process: ResultProcess) -> dict[str, Any]:
     return found
 
 
+def cache_of(image: Image) -> str:
+    """The digest of the image that holds an image's cache; "none" if it has none.
+
+    Only a digest counts: a name, which anybody can guess, could be that of another app's.
+    """
+    found = image.config.labels.get(CACHE_LABEL, "")
+    return found if found.startswith("sha256:") else "none"
+
+
 def encoded(value: Mapping[str, Any]) -> str:
     """JSON in always the same bytes."""
     return json.dumps(value, separators=(",", ":"), sort_keys=True)

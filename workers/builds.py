@@ -155,8 +155,8 @@ class BuildRun:
         if modules:
             place = self._place_for_submodules()
             submodules.fetch(self._ctx.engine, stack.build_image, source, modules, place)
-        request = self._request(stack, source)
         self._builder = self._choose(source)
+        request = self._request(stack, source)
         spent = time.monotonic() - began
         with self._watched_disk():
             made = self._built(request)
@@ -346,10 +346,15 @@ class BuildRun:
         )
 
     def _previous(self) -> str | None:
-        """The image of the app's last good build: what has not changed is taken from it."""
+        """The image of the app's last good build: what has not changed is taken from it.
+
+        Buildpacks take over what its labels say, so for them it is one that we have labelled.
+        """
         with self._ctx.store.reading() as db:
             last = db.scalar(self._good_builds())
-        return last.image if last else None
+        if last is None or (self._builder == BUILDPACKS and last.builder in (DOCKERFILE, IMAGE)):
+            return None
+        return last.image
 
     def _succeed(self, result: BuildResult) -> None:
         """The build's end and the release it makes are one change."""

@@ -108,6 +108,37 @@ def test_what_is_set_decides_who_builds(ways: Ways) -> None:
     assert release.processes == {"web": "python3 app.py"}
 
 
+KEEPER = """\
+[_]
+schema-version = "0.2"
+[[io.buildpacks.group]]
+id = "test/keeper"
+[io.buildpacks.group.script]
+api = "0.10"
+inline = '''
+ls -R /layers
+mkdir $CNB_LAYERS_DIR/kept && echo private > $CNB_LAYERS_DIR/kept/of-keeper
+printf '[types]\\ncache = true\\n' > $CNB_LAYERS_DIR/kept.toml
+'''
+"""
+
+
+def test_labels_of_a_strangers_image_give_nothing_of_another_app(ways: Ways) -> None:
+    """What an image says of its cache counts only if we have said it."""
+    ways.create("keeper")
+    assert ways.push("keeper", {**server("keeper"), "project.toml": KEEPER}) is not None
+    ways.create("thief")
+    label = "LABEL io.shipway.cache=cache/keeper\n"
+    files = {**server("thief"), "Dockerfile": DOCKERFILE + label}
+    assert ways.push("thief", files) is not None
+    files = {"project.toml": KEEPER.replace("keeper", "thief"), "Dockerfile": ""}
+    release = ways.push("thief", {**server("thief"), **files})
+    assert release is not None
+    said = ways.said(release.build_id or 0)
+    assert "test_thief" in said
+    assert "keeper" not in said
+
+
 def test_an_image_and_an_archive_of_one_are_deployed(ways: Ways) -> None:
     """As they are; a name in an archive takes nobody's name away."""
     ways.create("image")
