@@ -206,24 +206,6 @@ def destroy_app(app: str) -> Answer:
     return apps.destroy(store(), user(), app)
 
 
-@blueprint.get("/apps/<app>/domains")
-def list_domains(app: str) -> Answer:
-    """The app's host names."""
-    return {"domains": apps.domains(store(), user(), app)}
-
-
-@blueprint.post("/apps/<app>/domains")
-def add_domain(app: str) -> Answer:
-    """{"domain"}: lead a host name to the app."""
-    return {"domain": apps.add_domain(store(), user(), app, needed("domain"))}, 201
-
-
-@blueprint.delete("/apps/<app>/domains/<host>")
-def remove_domain(app: str, host: str) -> Answer:
-    """Lead a host name to the app no more."""
-    return {"domain": apps.remove_domain(store(), user(), app, host)}
-
-
 @blueprint.get("/apps/<app>/access")
 def list_access(app: str) -> Answer:
     """Who may work on the app."""
@@ -419,4 +401,5 @@ def revoke_token(number: int) -> Answer:
 
 # Its addresses are this blueprint's, too: whoever registers that shall have all of them.
 import shipway.platform.api_builds  # noqa: E402
+import shipway.platform.api_routing  # noqa: E402
 import shipway.platform.api_streams  # noqa: E402, F401

@@ -13,7 +13,7 @@ from typing import Any
 
 from flask import Response, request
 
-from shipway.platform import applog, auth, outputs, scaling
+from shipway.platform import applog, auth, domains, outputs, scaling
 from shipway.platform.api import bearer, blueprint, number_arg, number_or_newest, user
 from shipway.platform.browser import store
 from shipway.platform.errors import InvalidInput, ShipwayError
@@ -86,6 +86,13 @@ def settle(app: str) -> Response:
         found = auth.app_for(db, user(), app)
     moves = scaling.settle(store(), found, [int(text) for text in texts])
     return _followed(_moves(moves), app)
+
+
+@blueprint.get("/apps/<app>/routed")
+def routed(app: str) -> Response:
+    """Until the router has done all that is wanted of the app's routes; `?host=` must be one of its domains."""
+    found = domains.check(store(), user(), app, request.args.get("host", ""))
+    return _followed(_moves(domains.routed(store(), found)), app)
 
 
 def _resume() -> str:

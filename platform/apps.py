@@ -1,4 +1,4 @@
-"""Apps: making, showing, destroying; their domains and who is let in.
+"""Apps: making, showing, destroying; who is let in.
 
 Like all operations, these take the store and the user who asks, do one transaction, and return plain dicts (shapes.py).
 """
@@ -8,10 +8,10 @@ import secrets
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from shipway.platform import applog, auth, formation, hostnames, shapes
+from shipway.platform import applog, auth, formation, shapes
 from shipway.platform.builds import cancel_all
 from shipway.platform.errors import Conflict, Forbidden, InvalidInput, NotFound
-from shipway.platform.models import Access, App, Domain, Instance, Release, User
+from shipway.platform.models import Access, App, Instance, Release, User
 from shipway.platform.names import app_name
 from shipway.platform.shapes import View
 from shipway.platform.states import Desired, ReleaseState
@@ -73,50 +73,6 @@ def destroy(store: Store, user: User, name: str) -> View:
         formation.retire(db, app, db.scalars(running))
         formation.routes_changed(db, app)
     return view
-
-
-# -- domains ------------------------------------------------------------------------------------
-
-
-def domains(store: Store, user: User, name: str) -> list[str]:
-    """The app's host names, its own under the platform's domain first."""
-    with store.reading() as db:
-        app = auth.app_for(db, user, name)
-        return [store.settings.app_host(app.name), *shapes.domains(db, app)]
-
-
-def add_domain(store: Store, user: User, name: str, host: str) -> str:
-    """Lead a host name to the app; returns it as it is kept. Raises InvalidName, Conflict."""
-    host = hostnames.normal(host)
-    hostnames.refuse_platforms(host, store.settings)
-    with store.transaction() as db:
-        app = auth.app_for(db, user, name)
-        taken = db.scalar(select(Domain).where(Domain.name == host))
-        if taken is not None:
-            mine = taken.app_id == app.id
-            raise Conflict(
-                f"{host} leads to {app.name} already."
-                if mine
-                else f"{host} is taken: a domain belongs to one app only."
-            )
-        db.add(Domain(app_id=app.id, name=host))
-        formation.routes_changed(db, app)
-    applog.append(store.settings, name, "app[api]", f"Add domain {host} by user {user.name}")
-    return host
-
-
-def remove_domain(store: Store, user: User, name: str, host: str) -> str:
-    """Lead a host name to the app no more. Raises NotFound."""
-    host = hostnames.normal(host)
-    with store.transaction() as db:
-        app = auth.app_for(db, user, name)
-        row = db.scalar(select(Domain).where(Domain.name == host, Domain.app_id == app.id))
-        if row is None:
-            raise NotFound(f"{host} is no domain of the app {name!r}.")
-        db.delete(row)
-        formation.routes_changed(db, app)
-    applog.append(store.settings, name, "app[api]", f"Remove domain {host} by user {user.name}")
-    return host
 
 
 # -- access -------------------------------------------------------------------------------------

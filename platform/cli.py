@@ -18,6 +18,7 @@ from shipway.platform import (
     cli_login,
     cli_people,
     cli_ps,
+    cli_routing,
     cli_sources,
 )
 from shipway.platform.cli_common import Session, progress
@@ -43,6 +44,7 @@ ALIASES = {
     "git:from-archive": "deploy:archive",
     "config:show": "config",
     "ps:report": "ps",
+    "domains:report": "domains",
     "ssh-keys:add": "keys:add",
 }
 
@@ -109,7 +111,8 @@ def show_help(ctx: click.Context, command: str | None) -> None:
 
 
 for _module in (
-    *(cli_apps, cli_ps, cli_builds, cli_sources, cli_config, cli_people, cli_login, cli_local),
+    *(cli_apps, cli_routing, cli_ps, cli_builds, cli_sources),
+    *(cli_config, cli_people, cli_login, cli_local),
 ):
     for _command in _module.COMMANDS:
         cli.add_command(_command)

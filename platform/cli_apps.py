@@ -1,4 +1,4 @@
-"""Apps: apps, apps:create, apps:info, apps:destroy, git:remote, open, url, domains, access."""
+"""Apps: apps, apps:create, apps:info, apps:destroy, git:remote, open, url, access."""
 
 import sys
 
@@ -184,49 +184,6 @@ def open_app(args: tuple[str, ...], *, app: str | None, remote: str | None) -> N
         click.launch(address)
 
 
-# -- domains ------------------------------------------------------------------------------------
-
-
-def _is_host(text: str) -> bool:
-    return "." in text
-
-
-@click.command("domains", epilog="Example: shipway domains hello")
-@click.argument("args", nargs=-1, metavar="[APP]")
-@app_options
-@json_option
-def domains(args: tuple[str, ...], *, app: str | None, remote: str | None, as_json: bool) -> None:
-    """List an app's host names."""
-    found = client().get(path(only_app(args, app, remote), "domains"))["domains"]
-    if as_json:
-        print_json(found)
-        return
-    for name in found:
-        say(name)
-
-
-@click.command("domains:add", epilog="Example: shipway domains:add hello www.example.com")
-@click.argument("args", nargs=-1, metavar="[APP] HOST")
-@app_options
-def add_domain(args: tuple[str, ...], *, app: str | None, remote: str | None) -> None:
-    """Lead a host name to an app; point its DNS at this server, too."""
-    name, hosts = pick(args, app, remote, _is_host)
-    for host in _some(hosts, "HOST"):
-        found = client().post(path(name, "domains"), {"domain": host})
-        say(f"Adding {found['domain']} to {name}... done")
-
-
-@click.command("domains:remove", epilog="Example: shipway domains:remove hello www.example.com")
-@click.argument("args", nargs=-1, metavar="[APP] HOST")
-@app_options
-def remove_domain(args: tuple[str, ...], *, app: str | None, remote: str | None) -> None:
-    """Lead a host name to an app no more."""
-    name, hosts = pick(args, app, remote, _is_host)
-    for host in _some(hosts, "HOST"):
-        found = client().delete(path(name, "domains", host))
-        say(f"Removing {found['domain']} from {name}... done")
-
-
 # -- access -------------------------------------------------------------------------------------
 
 
@@ -273,12 +230,6 @@ def _app_and_user(
     return name, users
 
 
-def _some(values: list[str], what: str) -> list[str]:
-    if not values:
-        raise click.UsageError(f"Missing {what}.")
-    return values
-
-
 def _refuse_over_ssh(command: str) -> None:
     if session().over_ssh:
         raise InvalidInput(f"{command} works on your own machine only, not over SSH.")
@@ -293,9 +244,6 @@ COMMANDS = (
     git_credentials,
     url,
     open_app,
-    domains,
-    add_domain,
-    remove_domain,
     access,
     add_access,
     remove_access,

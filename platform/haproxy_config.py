@@ -26,6 +26,7 @@ BASE = "00-base.cfg"
 PAGES = "pages.map"
 TAB = r"\t"
 LEAVING = "control/leaving"  # a server made ready to say that this process closes connections after a response
+DEPTH = 8  # labels that a name may have below the rest of a wildcard
 SHARD = 64  # backends in one file: a change rewrites few kilobytes, whatever the number of apps
 TITLES = {
     "unknown": ("No such app", "No app on this server answers at this host name."),
@@ -111,6 +112,11 @@ def base(config: Config) -> str:
         f' hdr shipway-page 1 lf-string "{page.format("error")}"'
         for status in (502, 503, 504)
     )
+    wildcards = "\n".join(
+        f"  http-request set-var(txn.rest) var(txn.host),field({first},.,0) unless {{ var(txn.app) -m found }}\n"
+        f"  http-request set-var(txn.app) str(*.),concat(,txn.rest),map({HOSTS}) unless {{ var(txn.app) -m found }}"
+        for first in range(2, DEPTH + 2)
+    )
     return f"""{_heading()}global
   nbthread {config.threads}
   httpclient.ssl.verify none
@@ -144,12 +150,15 @@ frontend router from common
   log-format "{TAB.join(LOG_FIELDS)}"
   unique-id-format "%[uuid()]"
   http-request deny deny_status 400 unless {{ req.fhdr_cnt(host) eq 1 }}
+  http-request deny deny_status 400 if {{ req.fhdr(host) -m beg * }}
   http-request set-var(txn.host) req.fhdr(host),lower
   http-request set-var(txn.app) var(txn.host),map({HOSTS})
   # Only what is no app's name as it stands needs a closer look.
   http-request deny deny_status 400 unless {{ var(txn.app) -m found }} or {{ var(txn.host) -m reg ^[a-z0-9._-]{{1,253}}(:[0-9]{{1,5}})?$ }}
   http-request set-var(txn.host) var(txn.host),host_only,rtrim(.) unless {{ var(txn.app) -m found }}
   http-request set-var(txn.app) var(txn.host),map({HOSTS}) unless {{ var(txn.app) -m found }}
+  # The most specific wildcard: the name less its first label, less its first two, and so on.
+{wildcards}
   http-request set-log-level silent unless {{ var(txn.app) -m found }}
   http-request set-var(txn.format) str(json) if {{ req.hdr(accept) -m sub application/json }}
   http-request deny deny_status 400 if {{ req.hdrs -m reg [\\\\x00] }}

@@ -6,7 +6,7 @@ import flask
 from flask import request
 from sqlalchemy.orm import Session
 
-from shipway.platform import auth, config_vars, history, people, shapes, watch
+from shipway.platform import apps, auth, config_vars, domains, history, people, shapes, watch
 from shipway.platform.browser import store, user
 from shipway.platform.memory import MemoryHistory
 from shipway.platform.models import App
@@ -69,6 +69,19 @@ def config_page(name: str, **more: Any) -> str:
         0,
         config=dict(sorted(shown.items())),
         revealed=bool(request.args.get("reveal")),
+        **more,
+    )
+
+
+def settings_page(name: str, **more: Any) -> str:
+    """An app's remotes, domains and people."""
+    return app_page(
+        "settings.html",
+        name,
+        "settings_page",
+        0,
+        people=apps.access(store(), user(), name),
+        domains=domains.of(store(), user(), name),
         **more,
     )
 

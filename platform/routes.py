@@ -35,7 +35,7 @@ DESCRIPTIONS = {
 
 # These words go into HAProxy's configuration and its command line, where a blank or a newline would be syntax.
 APP = re.compile(r"[a-z][a-z0-9-]{0,62}", re.ASCII)
-HOST = re.compile(r"(?=.{1,253}\Z)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*", re.ASCII)
+HOST = re.compile(r"(?=.{1,253}\Z)(\*\.)?[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*", re.ASCII)
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,80}", re.ASCII)
 
 
@@ -70,7 +70,7 @@ class Server:
 
 @dataclass(frozen=True)
 class Route:
-    """One app: its host names (lower case, no trailing dot) and who answers for it."""
+    """One app: its host names (lower case, no trailing dot; *.x for all below x) and who answers for it."""
 
     app: str
     hosts: tuple[str, ...]

@@ -11,9 +11,15 @@ from flask import request
 from werkzeug.wrappers import Response
 
 from shipway.platform import apps as operations
-from shipway.platform import browser, config_vars, history, render, scaling, watch
+from shipway.platform import browser, config_vars, domains, history, render, scaling, watch
 from shipway.platform.browser import login_required, store, user
-from shipway.platform.errors import InvalidInput, ShipwayError, Unauthenticated
+from shipway.platform.errors import (
+    Conflict,
+    InvalidInput,
+    InvalidName,
+    ShipwayError,
+    Unauthenticated,
+)
 
 blueprint = flask.Blueprint("ui", __name__)
 blueprint.before_request(browser.check_origin)
@@ -148,10 +154,8 @@ def config(name: str) -> Answer:
 @blueprint.get("/apps/<name>/settings")
 @login_required
 def settings_page(name: str) -> Answer:
-    """Remotes, people, restart, destroy."""
-    return render.app_page(
-        "settings.html", name, "settings_page", 0, people=operations.access(store(), user(), name)
-    )
+    """Remotes, domains, people, restart, destroy."""
+    return render.settings_page(name)
 
 
 # -- one app: changes ---------------------------------------------------------------------------
@@ -235,6 +239,28 @@ def restart(name: str) -> Answer:
     release = scaling.restart(store(), user(), name)
     flask.flash(f"Restarting {name} as v{release['version']}.")
     return _back("ui.app", name)
+
+
+@blueprint.post("/apps/<name>/domains")
+@login_required
+def domain_add(name: str) -> Answer:
+    """Lead a host name to the app."""
+    try:
+        host = domains.add(store(), user(), name, request.form.get("domain", ""))
+    except (InvalidName, Conflict) as error:
+        flask.flash(error.message, "error")
+        return render.settings_page(name), error.status
+    flask.flash(f"{host} leads to {name} now. Point its DNS at this server, too.")
+    return _back("ui.settings_page", name)
+
+
+@blueprint.post("/apps/<name>/domains/remove")
+@login_required
+def domain_remove(name: str) -> Answer:
+    """Lead a host name to the app no more."""
+    host = domains.remove(store(), user(), name, request.form.get("domain", ""))
+    flask.flash(f"{host} leads to {name} no more.")
+    return _back("ui.settings_page", name)
 
 
 @blueprint.post("/apps/<name>/access")

@@ -250,13 +250,48 @@ def test_domains(api: Lab) -> None:
         "a..b",
         "-a.example",
         "1.2.3.4",
-        "*.a.b",
+        "*.b",
+        "*.*.a.b",
         "a b.c",
+        "a.b\x00",
     ):
         assert api.refused("POST", "/apps/dom/domains", {"domain": bad})[0] == 400, bad
     assert api.refused("POST", "/apps/dom/domains", {"domain": "other.localhost"})[0] == 409
     api.ok("DELETE", "/apps/dom/domains/www.example.com")
     assert api.refused("DELETE", "/apps/dom/domains/www.example.com")[0] == 404
+    assert api.ok("DELETE", "/apps/dom/domains") == {"domains": ["xn--bcher-kva.example"]}
+    assert api.ok("DELETE", "/apps/dom/domains") == {"domains": []}
+    assert api.ok("GET", "/apps/dom/domains")["domains"] == ["dom.localhost"]
+
+
+def test_wildcards(api: Lab, mary: str) -> None:
+    """Names that a wildcard covers belong to apps of one owner; who is refused hears of the rule, and of no name."""
+    token = mary
+    api.ok("POST", "/apps", {"name": "wild"})
+    api.ok("POST", "/apps", {"name": "wild2"})
+    api.ok("POST", "/apps", {"name": "hers"}, token=token)
+    api.ok("POST", "/apps/wild/domains", {"domain": "*.Wild.example"})
+    api.ok("POST", "/apps/wild2/domains", {"domain": "shop.wild.example"})
+    api.ok("POST", "/apps/hers/domains", {"domain": "a.tame.example"}, token=token)
+    rule = "is taken: a wildcard and the domains under it belong to apps of one owner."
+    for host, body in (
+        ("evil.wild.example", {"token": token, "app": "hers"}),
+        ("*.deep.wild.example", {"token": token, "app": "hers"}),
+        ("*.tame.example", {"app": "wild"}),
+    ):
+        path = f"/apps/{body.pop('app')}/domains"
+        assert api.refused("POST", path, {"domain": host}, **body) == (409, f"{host} {rule}")
+    api.ok("POST", "/apps/hers/domains", {"domain": "xwild.example"}, token=token)
+    status, message = api.refused(
+        "POST", "/apps/hers/domains", {"domain": "*.wild.example"}, token=token
+    )
+    assert (status, message) == (
+        409,
+        "*.wild.example is taken: a domain belongs to one app only.",
+    )
+    api.ok("DELETE", "/apps/wild/domains/*.wild.example")
+    api.ok("DELETE", "/apps/wild2/domains/shop.wild.example")
+    api.ok("POST", "/apps/hers/domains", {"domain": "evil.wild.example"}, token=token)
 
 
 # -- processes ----------------------------------------------------------------------------------

@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
 from apilab import Lab, lab
-from shipway.platform import applog
-from shipway.platform.models import Token
+from shipway.platform import applog, events
+from shipway.platform.models import App, Token
+from shipway.platform.store import signal
 
 FIELD = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00"
 
@@ -361,11 +363,27 @@ def test_builds_cancel(api: Lab) -> None:
 def test_domains_access_and_destroy(api: Lab) -> None:
     """Domains and access are added and removed, and an app destroyed, app first or with -a."""
     api.cli("apps:create", "misc", "--no-remote")
-    assert api.cli("domains:add", "misc", "A.example.com").stdout == (
+    assert api.cli("domains:add", "misc", "A.example.com", "--no-wait").stdout == (
         "Adding a.example.com to misc... done\n"
     )
     assert api.cli("domains", "-a", "misc").stdout == "misc.localhost\na.example.com\n"
+    assert "a.example.com" in api.cli("apps:info", "misc").stdout
+    assert "no domain of" in failed(api, "domains:wait", "misc", "b.example.com")[1]
+    waiting = subprocess.Popen(
+        ["shipway", "domains:wait", "misc", "a.example.com"], env=api.environ
+    )
+    with pytest.raises(subprocess.TimeoutExpired):  # there is no router yet
+        waiting.wait(1.5)
+    with api.store.transaction() as db:
+        row = db.scalars(select(App).where(App.name == "misc")).one()
+        row.routes_done = row.routes_wanted
+        signal(db, events.app_topic(row.id))
+    assert waiting.wait(10) == 0
+    api.cli("domains:wait", "misc")
     api.cli("domains:remove", "-a", "misc", "a.example.com")
+    api.cli("domains:add", "misc", "*.example.com", "b.example.com", "--no-wait")
+    cleared = api.cli("domains:clear", "misc").stdout
+    assert cleared == "Removing *.example.com, b.example.com from misc... done\n"
     made = api.cli("users:create", "mary")
     assert "Password: " in made.stdout
     api.cli("access:add", "misc", "mary")

@@ -111,6 +111,44 @@ def test_a_domain_moves_to_another_app(
     assert get(haproxy.config.port, "x.example")[2] == "a"
 
 
+def test_wildcards(haproxy: HAProxy, upstream: Callable[[str], Upstream]) -> None:
+    """The most specific name wins, whoever came first; a wildcard is no name itself, and not the rest of it."""
+    port = haproxy.config.port
+    routes = [
+        replace(route(name, upstream(name)), hosts=hosts)
+        for name, hosts in (
+            ("wide", ("*.example.com",)),
+            ("deep", ("*.b.example.com", "x.example")),
+            ("exact", ("a.b.example.com", "c.example.com")),
+        )
+    ]
+    before = haproxy.pid
+    for order in (routes, routes[::-1]):
+        haproxy.apply([])
+        haproxy.apply(order)
+        for host, app in (
+            ("any.example.com", "wide"),
+            ("ANY.Example.com.:81", "wide"),
+            ("one.two.three.example.com", "wide"),
+            ("c.example.com", "exact"),
+            ("x.c.example.com", "wide"),
+            ("a.b.example.com", "exact"),
+            ("z.b.example.com", "deep"),
+            ("y.z.b.example.com", "deep"),
+            ("b.example.com", "wide"),
+            ("1.2.3.4.5.6.7.8.example.com", "wide"),
+        ):
+            assert get(port, host)[::2] == (200, app), host
+    for host in ("example.com", "notexample.com", "com", "a.x.example"):
+        assert get(port, host)[0] == 404, host
+    for host in ("*.example.com", "*.b.example.com", "*"):
+        assert get(port, host)[0] == 400, host
+    haproxy.apply(routes[1:])
+    assert get(port, "any.example.com")[0] == 404
+    assert get(port, "z.b.example.com")[2] == "deep"
+    assert haproxy.pid == before
+
+
 @pytest.mark.parametrize(
     ("status", "text"), [("none", "no running web"), ("crashed", "crashed"), ("blank", "deployed")]
 )

@@ -28,7 +28,7 @@ def test_servers_that_are_refused(values: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["", "A.example", "a.example.", "a b", "a;b", "a\nb", "*.x", "a..b"]
+    "host", ["", "A.example", "a.example.", "a b", "a;b", "a\nb", "*", "*x.y", "x.*.y", "a..b"]
 )
 def test_hosts_that_are_refused(host: str) -> None:
     """A host name is lower case, without a trailing dot, and nothing but a host name."""
