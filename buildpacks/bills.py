@@ -189,7 +189,9 @@ def _documents(
         return
     place = f"{LAYERS_DIR.lstrip('/')}/sbom/{kind}"
     root = plainfile.folder_below(layers.path(sha).resolve(), place)
-    for path in sorted(root.rglob(CYCLONEDX)) if root else ():
+    if root is None:
+        return
+    for path in sorted(root.rglob(CYCLONEDX)):
         try:
             document = json.loads(plainfile.read(path, LARGEST))
         except (OSError, ValueError, RecursionError):
