@@ -96,7 +96,7 @@ def rules(lab: Lab) -> str:
     """The engine's packet rules, elements and all, without counters' values."""
     listed = eventually(lambda: list_rules() or None)
     tables = f"\n{listed}".split("\ntable ")  # ours may be the first of all, or not
-    return "".join(each for each in tables if lab.config.table in each)
+    return "".join(each.strip() for each in tables if lab.config.table in each)
 
 
 def list_rules() -> str:
