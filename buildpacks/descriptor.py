@@ -2,7 +2,6 @@
 
 import os
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +54,7 @@ def load(folder: Path) -> Source:
     if is_extension:
         path = folder / "extension.toml"
     try:
-        document = tomllib.loads(plainfile.read_text(path))
+        document = plainfile.read_toml(path)
         head = document["extension" if is_extension else "buildpack"]
         buildpack = _buildpack(document, head)
         groups = [item["group"] for item in document.get("order", ())]

@@ -4,7 +4,6 @@ A Dockerfile's steps run as root beside the engine, so this is for who is truste
 """
 
 import os
-import tomllib
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -89,7 +88,7 @@ def _steps(root: Path, group: Sequence[Buildpack], kind: str, app: Path) -> Iter
 def _arguments(path: Path, kind: str) -> tuple[tuple[str, str], ...]:
     if not os.path.lexists(path):
         return ()
-    section: dict[str, Any] = tomllib.loads(plainfile.read_text(path)).get(kind, {})
+    section: dict[str, Any] = plainfile.read_toml(path).get(kind, {})
     return tuple((str(item["name"]), str(item["value"])) for item in section.get("args", ()))
 
 

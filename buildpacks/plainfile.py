@@ -2,14 +2,29 @@
 
 import os
 import stat
+import tomllib
 from pathlib import Path
+from typing import Any
 
 LARGEST = 1 << 20  # bytes
+MOST_DOTS = 500  # in a line of TOML
 
 
 def read_text(path: Path) -> str:
     """The text of a plain file. Raises OSError, and ValueError that says what it is instead."""
     return read(path).decode("utf-8-sig")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A plain file of TOML. Raises OSError, RecursionError, and ValueError that says what is wrong.
+
+    The time to read a key grows with the square of its parts, so a line may have few of them.
+    """
+    text = read_text(path)
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.count(".") > MOST_DOTS:
+            raise ValueError(f"line {number} has more than {MOST_DOTS} dots")
+    return tomllib.loads(text)
 
 
 def read(path: Path, most: int = LARGEST) -> bytes:

@@ -5,8 +5,9 @@ project.toml is of schema 0.2 (`[_]`, `[io.buildpacks]`) or 0.1 (`[project]`, `[
 
 import os
 import re
-import tomllib
-from collections.abc import Mapping
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from shipway.buildpacks.errors import BuildFailed
 
 PROJECT, LIST = "project.toml", ".buildpacks"
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,255}")
+SWEEP_TIME = 30  # seconds
 _SCHEMAS = ("0.1", "0.2")
 
 
@@ -61,14 +63,38 @@ def read(app: Path) -> Project:
 
 
 def leave_out(app: Path, project: Project) -> None:
-    """Remove what `exclude` names, or all that `include` does not, by the rules of .gitignore."""
+    """Remove what `exclude` names, or all that `include` does not, by the rules of .gitignore.
+
+    A pattern can be written so that it takes years, so a process does it whose time is limited.
+    Raises BuildFailed.
+    """
     patterns = project.include or project.exclude
     if not patterns:
         return
+    key = "include" if project.include else "exclude"
+    program = "import sys; from shipway.buildpacks.project import sweep; sweep(sys.argv)"
+    try:
+        subprocess.run(
+            [sys.executable, "-P", "-c", program, os.fspath(app), key, *patterns],
+            check=True,
+            timeout=SWEEP_TIME,
+            capture_output=True,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise BuildFailed(
+            f"{PROJECT}: the patterns of `{key}` take more than {SWEEP_TIME} seconds to match"
+        ) from error
+    except (subprocess.CalledProcessError, OSError, ValueError) as error:
+        raise BuildFailed(f"{PROJECT}: the patterns of `{key}` cannot be used") from error
+
+
+def sweep(argv: Sequence[str]) -> None:
+    """The process: the app's folder, "include" or "exclude", and the patterns."""
     from pathspec import GitIgnoreSpec  # few apps need it
 
+    app, key, *patterns = argv[1:]
     spec = GitIgnoreSpec.from_lines(patterns)
-    kept = bool(project.include)
+    kept = key == "include"
     for folder, folders, names in os.walk(app, topdown=False):
         for name in [*names, *folders]:
             path = Path(folder, name)
@@ -88,11 +114,14 @@ def _listed(path: Path) -> tuple[str, ...]:
 
 
 def _project(path: Path) -> Project:
-    text = _text(path)
-    if not text.strip():
-        return Project()
     try:
-        document = tomllib.loads(text)
+        document = plainfile.read_toml(path)
+    except FileNotFoundError:
+        return Project()
+    except OSError as error:
+        raise BuildFailed(f"{PROJECT} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise BuildFailed(f"{PROJECT} cannot be read: {error}") from error
     except (ValueError, RecursionError) as error:
         raise BuildFailed(f"{PROJECT} is not valid TOML: {error}") from error
     schema = _table(document, "_").get("schema-version", "0.2" if "_" in document else "")

@@ -43,29 +43,36 @@ def _pattern(glob: str, app: str) -> list[re.Pattern[str]]:
 
 def _expression(part: str, glob: str) -> re.Pattern[str]:
     """Go's filepath.Match: `*`, `?`, `[a-z]`, `[^a]` and a backslash before what stands for itself."""
-    out = ""
+    fixed = [""]  # what stands between the stars
     at = 0
     while at < len(part):
         one = part[at]
+        out = ""
         if one == "*":
-            out += ".*"
+            fixed.append("")
         elif one == "?":
-            out += "."
+            out = "."
         elif one == "[":
             match = re.compile(r"\[(\^?)((?:\\.|[^\]\\])+)\]", re.DOTALL).match(part, at)
             if match is None:
                 raise BuildFailed(f"the slice {glob!r} has a '[' without an end", EXPORT_FAILED)
             inner = re.sub(r"([\[&~|^])", r"\\\1", match[2])
-            out += f"[{match[1]}{inner}]"
+            out = f"[{match[1]}{inner}]"
             at = match.end() - 1
         elif one == "\\":
             at += 1
-            out += re.escape(part[at : at + 1])
+            out = re.escape(part[at : at + 1])
         else:
-            out += re.escape(one)
+            out = re.escape(one)
+        fixed[-1] += out
         at += 1
+    first, *between = fixed
+    # The nearest place is as good as any for all but the last: nothing is tried twice.
+    tail = "".join(f"(?>.*?{each})" for each in between[:-1])
+    if between:
+        tail += f".*{between[-1]}"
     try:
-        return re.compile(out, re.DOTALL)
+        return re.compile(first + tail, re.DOTALL)
     except re.error as error:
         raise BuildFailed(f"the slice {glob!r} cannot be read: {error}", EXPORT_FAILED) from error
 

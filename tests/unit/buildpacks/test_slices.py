@@ -103,3 +103,24 @@ def test_owners_and_modes_of_folders_stay(tmp_path: Path) -> None:
     for path in (app / "d", tmp_path / "part-0" / "d"):
         assert path.stat().st_mode & 0o7777 == 0o2750
         assert (path.stat().st_uid, path.stat().st_gid) == (1000, 1001)
+
+
+def test_a_glob_of_many_stars_takes_no_time(tmp_path: Path) -> None:
+    """What a stranger wrote cannot hold up the process that reads it: this would take years."""
+    app = tree(tmp_path, "a" * 250, "a" * 249 + "b")
+    assert cut(app, ["*a" * 60 + "*b"]) == [{"a" * 249 + "b"}, {"a" * 250}]
+
+
+@pytest.mark.parametrize(
+    ("glob", "taken"),
+    [
+        ("*", {"aXbX", "ab"}),
+        ("a*X", {"aXbX"}),
+        ("a**b", {"ab"}),
+        ("*X*X", {"aXbX"}),
+        ("*b*", {"aXbX", "ab"}),
+    ],
+)
+def test_stars(tmp_path: Path, glob: str, taken: set[str]) -> None:
+    """Each stands for any characters, none included."""
+    assert cut(tree(tmp_path, "aXbX", "ab"), [glob])[0] == taken
