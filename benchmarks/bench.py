@@ -37,7 +37,7 @@ class Row:
         return {**asdict(self), "reached": self.reached}
 
 
-@dataclass
+@dataclass(eq=False)
 class Bench:
     """What the rows share: a running platform, a running Docker engine, a folder to work in."""
 

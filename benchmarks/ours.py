@@ -98,7 +98,7 @@ def start(platform: Platform) -> float:
 
 def idle_memory(platform: Platform) -> int:
     """Bytes (PSS) of all processes of the platform, HAProxy and Redis included."""
-    supervisor = int((platform.data / "run" / "shipway.pid").read_text())
+    supervisor = int((platform.data / "run" / "shipway.pid").read_text().split()[0])
     pids = set(descendants(supervisor))
     for path in Path("/proc").iterdir():
         if path.name.isdigit() and int(path.name) not in pids:

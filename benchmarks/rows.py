@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from benchmarks import engine, images, logs, ours, router
+from benchmarks import builds, engine, images, logs, ours, router
 from benchmarks.bench import Bench, Row, runs
 from benchmarks.docker import BASE
 from benchmarks.measure import RUNS, await_answer, descendants, pss, timed
@@ -232,4 +232,5 @@ ROWS: dict[str, Callable[[Bench], Row]] = {
     **engine.ROWS,
     **images.ROWS,
     **logs.ROWS,
+    **builds.ROWS,
 }
