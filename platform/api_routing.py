@@ -1,8 +1,9 @@
-"""The part of the API about how requests get to apps: domains."""
+"""The part of the API about how requests get to apps: domains, settings, maintenance."""
 
-from shipway.platform import domains
-from shipway.platform.api import Answer, blueprint, needed, user
+from shipway.platform import domains, routing
+from shipway.platform.api import Answer, blueprint, body, field, needed, user
 from shipway.platform.browser import store
+from shipway.platform.errors import InvalidInput
 
 
 @blueprint.get("/apps/<app>/domains")
@@ -27,3 +28,28 @@ def remove_domain(app: str, host: str) -> Answer:
 def clear_domains(app: str) -> Answer:
     """Remove all of the app's domains."""
     return {"domains": domains.clear(store(), user(), app)}
+
+
+@blueprint.get("/apps/<app>/routing")
+def show_routing(app: str) -> Answer:
+    """{"settings": what is set about the app's requests, "maintenance": bool}."""
+    return routing.get(store(), user(), app)
+
+
+@blueprint.patch("/apps/<app>/routing")
+def change_routing(app: str) -> Answer:
+    """{"rate-limit": "5", "allow": "", …}: an empty text takes one back."""
+    values = body()
+    for key, value in values.items():
+        if not isinstance(value, str):
+            raise InvalidInput(f"The value of {key[:60]!r} is no text.")
+    return routing.change(store(), user(), app, values)
+
+
+@blueprint.put("/apps/<app>/maintenance")
+def maintain(app: str) -> Answer:
+    """{"on": true or false}."""
+    on = field("on", bool)
+    if on is None:
+        raise InvalidInput("'on' is missing.")
+    return routing.maintain(store(), user(), app, on=on)

@@ -1,4 +1,6 @@
-"""How requests get to an app: domains."""
+"""How requests get to an app: domains, settings, maintenance."""
+
+from pathlib import Path
 
 import click
 
@@ -13,7 +15,9 @@ from shipway.platform.cli_common import (
     pick,
     print_json,
     say,
+    session,
 )
+from shipway.platform.errors import InvalidInput
 
 Args = tuple[str, ...]
 
@@ -90,10 +94,105 @@ def wait(args: Args, *, app: str | None, remote: str | None) -> None:
         _wait(name, host)
 
 
+# -- settings of requests, and maintenance -------------------------------------------------------
+
+
+@click.command("routing", epilog="Example: shipway routing hello")
+@click.argument("args", nargs=-1, metavar="[APP]")
+@app_options
+@json_option
+def settings(args: Args, *, app: str | None, remote: str | None, as_json: bool) -> None:
+    """Show what is set about an app's requests."""
+    name = only_app(args, app, remote)
+    found = client().get(path(name, "routing"))
+    if as_json:
+        print_json(found)
+        return
+    values = {**found["settings"], **({"maintenance": "on"} if found["maintenance"] else {})}
+    for key, value in values.items():
+        say(f"{key + ':':<19}{value}")
+
+
+@click.command(
+    "routing:set",
+    epilog="Example: shipway routing:set hello rate-limit=10 allow=192.0.2.0/24 error-page=@oops.html",
+)
+@click.argument("args", nargs=-1, metavar="[APP] KEY=VALUE...")
+@app_options
+def assign(args: Args, *, app: str | None, remote: str | None) -> None:
+    """Set how an app's requests are treated; KEY= takes one back, @FILE is a file's content.
+
+    \b
+    force-https=on           send plain requests to https://
+    rate-limit=10            requests a second of one client, over ten seconds
+    allow=NETWORK,NETWORK    who may ask at all
+    basic-auth=USER:PASSWORD (several: "A:… B:…")
+    sticky-sessions=on       a client stays with an instance, by a cookie
+    response-timeout=120     seconds to the first byte, and between two
+    tunnel-timeout=7200      seconds without a byte on a WebSocket
+    error-page, maintenance-page=https://… or @page.html
+    """  # noqa: D301 -- click's mark for lines to be left as they are is a backspace
+    name, pairs = pick(args, app, remote, lambda text: "=" in text)
+    values = {}
+    for pair in pairs:
+        key, sign, value = pair.partition("=")
+        if not sign:
+            raise InvalidInput("Each setting is given as KEY=value, in one word.")
+        values[key] = _content(key, value[1:]) if value.startswith("@") else value
+    if not values:
+        raise click.UsageError("Missing KEY=VALUE.")
+    client().patch(path(name, "routing"), values)
+    _wait(name)
+    say(f"Setting {', '.join(values)} of {name}... done")
+
+
+def _content(key: str, file: str) -> str:
+    if session().over_ssh:  # it would be a file of the server's
+        raise InvalidInput(f"{key}=@FILE works on your own machine only, not over SSH.")
+    try:
+        return Path(file).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{file} cannot be read as text: {error}.") from None
+
+
+@click.command("maintenance", epilog="Example: shipway maintenance hello")
+@click.argument("args", nargs=-1, metavar="[APP]")
+@app_options
+def maintenance(args: Args, *, app: str | None, remote: str | None) -> None:
+    """Say whether an app is in maintenance: on or off."""
+    found = client().get(path(only_app(args, app, remote), "routing"))
+    say("on" if found["maintenance"] else "off")
+
+
+@click.command("maintenance:on", epilog="Example: shipway maintenance:on hello")
+@click.argument("args", nargs=-1, metavar="[APP]")
+@app_options
+def maintenance_on(args: Args, *, app: str | None, remote: str | None) -> None:
+    """Answer every request to an app with its maintenance page; it runs on."""
+    name = only_app(args, app, remote)
+    client().call("PUT", path(name, "maintenance"), {"on": True})
+    _wait(name)
+    say(f"Enabling maintenance mode for {name}... done")
+
+
+@click.command("maintenance:off", epilog="Example: shipway maintenance:off hello")
+@click.argument("args", nargs=-1, metavar="[APP]")
+@app_options
+def maintenance_off(args: Args, *, app: str | None, remote: str | None) -> None:
+    """Let requests get to an app again."""
+    name = only_app(args, app, remote)
+    client().call("PUT", path(name, "maintenance"), {"on": False})
+    _wait(name)
+    say(f"Disabling maintenance mode for {name}... done")
+
+
 def _some(hosts: list[str]) -> list[str]:
     if not hosts:
         raise click.UsageError("Missing HOST.")
     return hosts
 
 
-COMMANDS = (domains, add, remove, clear, wait)
+COMMANDS = (
+    *(domains, add, remove, clear, wait, settings, assign),
+    *(maintenance, maintenance_on, maintenance_off),
+)

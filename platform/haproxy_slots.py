@@ -9,6 +9,8 @@ idle again.
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from shipway.platform import haproxy_options
+from shipway.platform.haproxy_options import NETWORKS, OPTIONS, PAGES, Entries
 from shipway.platform.routes import STATUS_CODES, Route, Server
 
 IDLE_ADDRESS, IDLE_PORT = "127.0.0.1", 1
@@ -52,12 +54,16 @@ class Backend:
 
 @dataclass
 class Table:
-    """All slots and the three maps, as the files have them. `changed` names the files' parts that have changed."""
+    """All slots and the maps, as the files have them. `changed` names the files' parts that have changed."""
 
     backends: dict[str, Backend] = field(default_factory=dict)
     apps: dict[str, str] = field(default_factory=dict)  # app → backend or code
     hosts: dict[str, str] = field(default_factory=dict)  # host → app
     labels: dict[str, str] = field(default_factory=dict)  # slot → label
+    options: Entries = field(default_factory=dict)  # these three as haproxy_options has them
+    networks: Entries = field(default_factory=dict)
+    pages: Entries = field(default_factory=dict)
+    keys_of: dict[str, set[tuple[str, str]]] = field(default_factory=dict)  # app → in those three
     hosts_of: dict[str, set[str]] = field(default_factory=dict)  # app → hosts
     draining: dict[str, tuple[Backend, Slot]] = field(default_factory=dict)  # slot → where it is
     idle: dict[int, dict[str, Backend]] = field(default_factory=dict)  # size → name → backend
@@ -97,7 +103,8 @@ class Table:
     def update(self, routes: Iterable[Route]) -> list[Command]:
         """Route `routes`, leaving other apps alone; new servers come before old ones go."""
         wanted = list(routes)
-        commands = [command for route in wanted for command in self._servers(route)]
+        commands = [command for route in wanted for command in self._options(route)]
+        commands += [command for route in wanted for command in self._servers(route)]
         return commands + list(self._hosts(wanted))
 
     def remove(self, app: str) -> list[Command]:
@@ -106,7 +113,42 @@ class Table:
         backend = self.backends.get(self.apps.get(app, ""))
         if app in self.apps:
             commands.append(self._del(APPS, self.apps, app))
+        commands += self._forget(app, self.keys_of.get(app, set()).copy())
         return commands + (self._leave(backend) if backend else [])
+
+    def _options(self, route: Route) -> list[Command]:
+        """An app's options: what its word in `options.map` speaks of is there before it, and gone after it."""
+        wanted = {
+            NETWORKS: haproxy_options.networks(route),
+            PAGES: haproxy_options.pages(route),
+            OPTIONS: haproxy_options.options(route),
+        }
+        keys = {(file, key) for file, entries in wanted.items() for key in entries}
+        commands = [
+            self._set(file, self._extra(file), key, value)
+            for file, entries in wanted.items()
+            for key, value in entries.items()
+            if self._extra(file).get(key) != value
+        ]
+        gone = self.keys_of.get(route.app, set()) - keys
+        if keys:
+            self.keys_of.setdefault(route.app, set()).update(keys)
+        return commands + self._forget(route.app, gone)
+
+    def _forget(self, app: str, keys: set[tuple[str, str]]) -> list[Command]:
+        """Remove entries of an app's options, its word first."""
+        commands = [
+            self._del(file, self._extra(file), key)
+            for file, key in sorted(keys, key=lambda each: (each[1] != app, each))
+        ]
+        left = self.keys_of.get(app, set())
+        left -= keys
+        if not left:
+            self.keys_of.pop(app, None)
+        return commands
+
+    def _extra(self, file: str) -> Entries:
+        return {OPTIONS: self.options, NETWORKS: self.networks, PAGES: self.pages}[file]
 
     def _hosts(self, routes: list[Route]) -> Iterator[Command]:
         """Hosts that are new somewhere, then those that are gone: one that moves is never without an app."""
@@ -267,7 +309,14 @@ class Table:
 
     def maps(self) -> Mapping[str, Mapping[str, str]]:
         """The maps by file name."""
-        return {HOSTS: self.hosts, APPS: self.apps, SERVERS: self.labels}
+        return {
+            HOSTS: self.hosts,
+            APPS: self.apps,
+            SERVERS: self.labels,
+            OPTIONS: self.options,
+            NETWORKS: self.networks,
+            PAGES: self.pages,
+        }
 
 
 def _address(backend: Backend, slot: Slot, address: str, port: int) -> Command:

@@ -1,5 +1,6 @@
 """The table of routes as a running HAProxy has it: what a controller that comes back begins with."""
 
+from shipway.platform.haproxy_options import NETWORKS, OPTIONS, PAGES, owner
 from shipway.platform.haproxy_slots import APPS, HOSTS, SERVERS, Backend, Slot, Table
 from shipway.platform.haproxy_worker import Worker, takes_requests
 from shipway.platform.routes import Server
@@ -12,6 +13,13 @@ def read_table(worker: Worker) -> Table:
     )
     for host, app in table.hosts.items():
         table.hosts_of.setdefault(app, set()).add(host)
+    for file in (OPTIONS, NETWORKS, PAGES):
+        for key, value in read_map(worker, file).items():
+            if app := owner(key):
+                {OPTIONS: table.options, NETWORKS: table.networks, PAGES: table.pages}[file][
+                    key
+                ] = value
+                table.keys_of.setdefault(app, set()).add((file, key))
     lines = worker.ask("show servers state").splitlines()
     columns = lines[1].removeprefix("# ").split()
     for line in lines[2:]:
@@ -43,6 +51,6 @@ def _read_slot(table: Table, row: dict[str, str]) -> None:
 
 
 def read_map(worker: Worker, name: str) -> dict[str, str]:
-    """A map as a running HAProxy has it."""
+    """A map as a running HAProxy has it; empty if it was started without that map."""
     rows = (line.split() for line in worker.ask(f"show map {name}").splitlines())
-    return {row[1]: row[2] for row in rows if len(row) == 3}
+    return {row[1]: row[2] for row in rows if len(row) == 3 and row[0].startswith("0x")}

@@ -85,6 +85,7 @@ class App(Base):
     build_settings: Mapped[dict[str, str] | None] = mapped_column(JSON)  # see buildsettings.py
     buildpacks: Mapped[list[str] | None] = mapped_column(JSON)  # in order; None: those that fit
     build_secrets: Mapped[bytes | None] = mapped_column(LargeBinary)  # sealed as config is
+    routing: Mapped[dict[str, str] | None] = mapped_column(JSON)  # see routeoptions.py
     release_id: Mapped[int | None]  # the release that serves
     # The router owes the app a change while routes_done < routes_wanted.
     routes_wanted: Mapped[int] = mapped_column(default=0)

@@ -12,7 +12,7 @@ import selectors
 import signal
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from sqlalchemy import Select, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from shipway.platform import events, routerlog
+from shipway.platform import events, routeoptions, routerlog
 from shipway.platform.haproxy import HAProxy
 from shipway.platform.haproxy_config import Config
 from shipway.platform.haproxy_worker import HAProxyFailed
@@ -67,12 +67,15 @@ def config(settings: Settings) -> Config:
         address=settings.listen,
         port=settings.router_port,
         threads=settings.router_threads,
+        trusted=settings.trusted_proxies,
     )
 
 
 def read_wanted(db: Session, settings: Settings, *, owed_only: bool) -> Wanted:
     """The routes of all apps, or only of those the router owes a change."""
-    apps = select(App.id, App.name, App.release_id, App.routes_wanted, App.destroyed_at)
+    apps = select(
+        *(App.id, App.name, App.release_id, App.routes_wanted, App.destroyed_at, App.routing)
+    )
     chosen: Select[tuple[int]] = select(App.id)
     if owed_only:
         apps = apps.where(App.routes_done < App.routes_wanted)
@@ -115,27 +118,36 @@ def read_wanted(db: Session, settings: Settings, *, owed_only: bool) -> Wanted:
         names = (settings.app_host(row.name), *sorted(hosts.get(row.id, ())))
         try:
             mine = instances.get(row.id, [])
-            wanted.routes.append(route(row.name, names, mine, released=row.release_id is not None))
-        except InvalidRoute as error:  # one app's bad route is its own affair
-            log.error("%s", error.message)
+            released = row.release_id is not None
+            wanted.routes.append(route(row.name, names, mine, row.routing, released=released))
+        except (InvalidRoute, ValueError) as error:  # one app's bad route is its own affair
+            log.error("The route of %s stays as it was: %s", row.name, error)
     return wanted
 
 
 def route(
-    app: str, hosts: tuple[str, ...], instances: Collection[WebInstance], *, released: bool
+    app: str,
+    hosts: tuple[str, ...],
+    instances: Collection[WebInstance],
+    settings: Mapping[str, str] | None,
+    *,
+    released: bool,
 ) -> Route:
-    """The route of an app whose serving release wants these web instances to run."""
+    """The route of an app with its settings, whose serving release wants these web instances to run."""
+    options = routeoptions.of(settings)
+    if routeoptions.in_maintenance(settings):
+        return Route(app, hosts, (), "maintenance", options)
     servers = tuple(
         Server(f"{WEB}.{instance.number}", str(instance.id), instance.address, instance.port)
         for instance in instances
         if instance.state == InstanceState.UP and instance.address and instance.port
     )
     if servers:
-        return Route(app, hosts, servers)
+        return Route(app, hosts, servers, "ok", options)
     if not released:
-        return Route(app, hosts, status="blank")
+        return Route(app, hosts, (), "blank", options)
     crashed = any(instance.state == InstanceState.CRASHED for instance in instances)
-    return Route(app, hosts, status="crashed" if crashed else "none")
+    return Route(app, hosts, (), "crashed" if crashed else "none", options)
 
 
 class Controller:

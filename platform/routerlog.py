@@ -20,7 +20,7 @@ from typing import NamedTuple
 from inotify_simple import INotify, flags
 
 from shipway.platform.haproxy_config import replace
-from shipway.platform.routes import APP, DESCRIPTIONS, STATUS_CODES
+from shipway.platform.routes import APP, DESCRIPTIONS, NO_ERRORS, STATUS_CODES
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +110,9 @@ def render(request: Request) -> str:
     problem = code(request)
     name = request.label.partition("/")[0].removeprefix("-")
     status = STATUS_SENT.get(problem or "", request.status)
-    level = f'error code={problem} desc="{DESCRIPTIONS[problem]}"' if problem else "info"
+    level = "error" if problem and problem not in NO_ERRORS else "info"
+    if problem:
+        level += f' code={problem} desc="{DESCRIPTIONS[problem]}"'
     served = max(0, int(request.total) - _positive(request.reading) - _positive(request.waiting))
     connect = f"{request.connecting}ms" if name and int(request.connecting) >= 0 else ""
     service = f"{served - _positive(request.connecting)}ms" if name else ""

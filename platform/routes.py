@@ -1,16 +1,24 @@
 """What the router is asked to do: hostname → app → instances; and the field's codes for when it cannot."""
 
+import base64
+import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Literal
 
 from shipway.platform.errors import ShipwayError
 
-Status = Literal["ok", "none", "crashed", "blank"]
+Status = Literal["ok", "none", "crashed", "blank", "maintenance"]
 
 # The code an app without a server answers with, by its status.
-STATUS_CODES: dict[str, str] = {"none": "H14", "crashed": "H10", "blank": "H81"}
+STATUS_CODES: dict[str, str] = {
+    "none": "H14",
+    "crashed": "H10",
+    "blank": "H81",
+    "maintenance": "H80",
+}
+NO_ERRORS = frozenset({"H80", "H81"})  # as they should be: not logged as errors
 
 # What each code of the field says in an app's log; only those that this router can give.
 DESCRIPTIONS = {
@@ -36,6 +44,7 @@ DESCRIPTIONS = {
 # These words go into HAProxy's configuration and its command line, where a blank or a newline would be syntax.
 APP = re.compile(r"[a-z][a-z0-9-]{0,62}", re.ASCII)
 HOST = re.compile(r"(?=.{1,253}\Z)(\*\.)?[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*", re.ASCII)
+DIGEST = re.compile(r"[0-9A-F]{64}", re.ASCII)
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,80}", re.ASCII)
 
 
@@ -69,6 +78,31 @@ class Server:
 
 
 @dataclass(frozen=True)
+class Options:
+    """How an app's requests are treated beyond the ordinary. Times are seconds; 0 and () are for "as usual"."""
+
+    https: bool = False  # send plain requests to https://
+    rate: float = 0  # requests a second of one client, on average over ten seconds
+    sticky: bool = False  # a client stays with an instance, by a cookie
+    response_timeout: float = 0
+    tunnel_timeout: float = 0
+    allow: tuple[str, ...] = ()  # networks that may ask; all may if there is none
+    logins: tuple[str, ...] = ()  # digests (see `login`), of which a request has to bring one
+    error_page: str = ""  # HTML
+    maintenance_page: str = ""
+
+    def __post_init__(self) -> None:
+        for digest in self.logins:
+            _check("login", digest, DIGEST)
+
+
+def login(app: str, user: str, password: str) -> str:
+    """What is kept of a login for HTTP basic auth, and what HAProxy makes of a request's; upper-case hex."""
+    token = base64.b64encode(f"{user}:{password}".encode()).decode()
+    return hashlib.sha256(f"{app}:{token}".encode()).hexdigest().upper()
+
+
+@dataclass(frozen=True)
 class Route:
     """One app: its host names (lower case, no trailing dot; *.x for all below x) and who answers for it."""
 
@@ -76,6 +110,7 @@ class Route:
     hosts: tuple[str, ...]
     servers: tuple[Server, ...] = ()
     status: Status = "ok"
+    options: Options = field(default_factory=Options)
 
     def __post_init__(self) -> None:
         _check("app name", self.app, APP)

@@ -59,6 +59,7 @@ class Settings:
     boot_timeout: float = field(default=60.0, metadata={"range": (1, 3600)})
     stop_grace: float = field(default=30.0, metadata={"range": (0, 3600)})
     log_size: int = field(default=64 << 20, metadata={"size": True, "range": (64 << 10, 1 << 40)})
+    trusted_proxies: tuple[str, ...] = ()
     router_threads: int = field(default=1, metadata={"range": (1, 64)})
 
     @property
@@ -234,6 +235,7 @@ def _checked(settings: Settings) -> Settings:
     for name, networks in (
         ("subnet", [settings.subnet]),
         ("allow_networks", settings.allow_networks),
+        ("trusted_proxies", settings.trusted_proxies),
     ):
         for network in networks:
             try:

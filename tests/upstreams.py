@@ -58,6 +58,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.server.slow.wait(20)
         self._send(self.server.name.encode())
 
+    def answer_late(self) -> None:
+        self.server.slow.wait(1.2)
+        self._send(self.server.name.encode())
+
     def answer_die(self) -> None:
         self.close_connection = True
 

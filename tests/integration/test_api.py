@@ -203,6 +203,8 @@ def test_every_address_of_an_app_checks_access(api: Lab, mary: str) -> None:
         "/formation",
         "/config",
         "/domains",
+        "/routing",
+        "/routed",
         "/access",
         "/logs",
         "/settle?ids=1",
@@ -218,6 +220,9 @@ def test_every_address_of_an_app_checks_access(api: Lab, mary: str) -> None:
         ("PATCH", "/config", {"A": "1"}),
         ("POST", "/domains", {"domain": "a.example"}),
         ("DELETE", "/domains/a.example", None),
+        ("DELETE", "/domains", None),
+        ("PATCH", "/routing", {"rate-limit": "1"}),
+        ("PUT", "/maintenance", {"on": True}),
         ("DELETE", "", None),
     ]
     for method, path, body in changes:

@@ -7,6 +7,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -391,6 +392,50 @@ def test_domains_access_and_destroy(api: Lab) -> None:
     api.cli("access:remove", "mary", "-a", "misc")
     assert api.cli("apps:destroy", "--confirm", "misc").stdout == "Destroying misc... done\n"
     assert failed(api, "apps:info", "misc")[0] == 1
+
+
+def test_routing_and_maintenance(api: Lab, tmp_path: Path) -> None:
+    """Settings of requests are set, shown and taken back; a page comes from a file; the router is told each time."""
+    api.cli("apps:create", "routed", "--no-remote")
+    stop = threading.Event()
+
+    def acknowledge() -> None:  # as the router would
+        while not stop.wait(0.02):
+            with api.store.transaction() as db:
+                for row in db.scalars(select(App).where(App.routes_done < App.routes_wanted)):
+                    row.routes_done = row.routes_wanted
+                    signal(db, events.app_topic(row.id))
+
+    thread = threading.Thread(target=acknowledge)
+    thread.start()
+    try:
+        page = tmp_path / "oops.html"
+        page.write_text("<h1>Oops</h1>")
+        args = ("allow=10.0.0.0/8", f"error-page=@{page}", "basic-auth=mary:a-password")
+        said = api.cli("routing:set", "routed", *args).stdout
+        assert said == "Setting allow, error-page, basic-auth of routed... done\n"
+        assert api.cli("maintenance:on", "routed").stdout.startswith("Enabling maintenance mode")
+        found = json.loads(api.cli("routing", "routed", "--json").stdout)
+        assert found == {
+            "settings": {
+                "allow": "10.0.0.0/8",
+                "basic-auth": "mary",
+                "error-page": "<h1>Oops</h1>",
+            },
+            "maintenance": True,
+        }
+        assert api.cli("maintenance", "routed").stdout == "on\n"
+        api.cli("routing:set", "-a", "routed", "allow=", "basic-auth=", "error-page=")
+        assert api.cli("routing", "routed").stdout == "maintenance:       on\n"
+        api.cli("maintenance:off", "routed")
+        assert api.cli("routing", "routed").stdout == ""
+    finally:
+        stop.set()
+        thread.join()
+    for wrong, word in (("alow=1", "allow"), ("rate-limit=x", "rate-limit"), ("x", "KEY=value")):
+        assert word in failed(api, "routing:set", "-a", "routed", wrong)[1]
+    log = applog.folder(api.settings, "routed")
+    assert "a-password" not in "".join(path.read_text() for path in log.iterdir())
 
 
 # -- logs ---------------------------------------------------------------------------------------

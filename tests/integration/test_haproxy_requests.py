@@ -18,7 +18,7 @@ from support import free_port, scratch
 from upstreams import Upstream, get, raw, route, status_of, websocket
 
 LINE = re.compile(
-    r'\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00 shipway\[router\]: at=(info|error code=H\d\d desc="[^"]+")'
+    r'\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00 shipway\[router\]: at=(info|(info|error) code=H\d\d desc="[^"]+")'
     r' method=\S+ path="[^"\\\x00-\x20\x7f-\uffff]*" host=\S+ request_id=[0-9a-f-]{36} fwd="[0-9a-f.:]+"'
     r" dyno=\S* connect=(\d+ms)? service=(\d+ms)? status=\d{3} bytes=\d+ protocol=http"
 )
@@ -234,7 +234,7 @@ def test_codes(router: Router, app: str, path: str, code: str, status: int) -> N
         answers.append(get(router.port, f"{app}.localhost", path, **headers))
 
     line = router.next_line(app, ask)
-    assert f"at=error code={code} " in line
+    assert f"at={'info' if app == 'empty' else 'error'} code={code} " in line
     assert f" status={status} " in line
     assert ("dyno=web.1" in line) == (app in {"one", "refused"})
     found, headers, body = answers[0]

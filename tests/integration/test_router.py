@@ -219,6 +219,23 @@ def test_from_sql_to_routes(lab: Lab, upstream: Callable[[str], Upstream]) -> No
     lab.await_routed()
     assert get(lab.port, "WWW.example.com.")[2] == "a"
 
+    def maintain(_db, app):
+        app.routing = {"maintenance": "on", "maintenance-page": "<p>soon", "force-https": "on"}
+
+    lab.change("two", maintain)
+    lab.await_routed()
+    assert get(lab.port, "two.localhost")[0] == 308
+    lab.change("two", lambda _db, app: setattr(app, "routing", {"rate-limit": "broken"}))
+    lab.change("one", lambda _db, app: setattr(app, "routing", {"sticky-sessions": "on"}))
+    lab.await_routed()
+    assert "set-cookie" in get(lab.port, "one.localhost")[1]  # another app's bad row is no matter
+    lab.change("two", lambda _db, app: setattr(app, "routing", {"maintenance": "on"}))
+    lab.await_routed()
+    assert "worked on" in get(lab.port, "two.localhost")[2]
+    lab.change("two", lambda _db, app: setattr(app, "routing", None))
+    lab.await_routed()
+    assert get(lab.port, "two.localhost")[2] == "b"
+
     def crash(db, app):
         db.scalars(
             select(Instance).where(Instance.app_id == app.id)

@@ -36,7 +36,8 @@ def test_files_say_all(tmp_path: Path) -> None:
     assert not files.outdated
     slots = (config.folder / "10-slots-0000.cfg").read_text()
     assert slots.startswith(
-        "backend b1 from slots\n  server 1 10.0.0.1:5000 disabled\n  server 2 fd00::2:5000\n"
+        "backend b1 from slots\n"
+        "  use-server %[req.cook(shipway-instance)] if { var(txn.sticky) -m found }\n  server 1 10.0.0.1:5000 disabled\n  server 2 fd00::2:5000\n"
         "  server 3 127.0.0.1:1 disabled\n"
     )
     assert (tmp_path / "apps.map").read_text() == "one b1\noff H14\n"
@@ -97,11 +98,11 @@ def test_new_settings_are_noticed(tmp_path: Path) -> None:
 
 
 def test_pages_are_one_line_each() -> None:
-    """A page is a map's value: one line, and short enough for HAProxy's buffer."""
-    for line in pages().splitlines():
-        name, _, body = line.partition(" ")
+    """A page is a map's value: one word, and short enough for HAProxy's buffer."""
+    for name, body in pages().items():
         assert name.endswith((".", ".json"))
-        assert 20 < len(body) < 4096
+        assert " " not in body
+        assert 20 < len(body) < 8192
 
 
 def test_few_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
