@@ -1,7 +1,7 @@
 """The part of the API about how requests get to apps: domains, settings, maintenance."""
 
 from shipway.platform import domains, routing
-from shipway.platform.api import Answer, blueprint, body, field, needed, user
+from shipway.platform.api import Answer, blueprint, body, field, needed, number_arg, user
 from shipway.platform.browser import store
 from shipway.platform.errors import InvalidInput
 
@@ -53,3 +53,9 @@ def maintain(app: str) -> Answer:
     if on is None:
         raise InvalidInput("'on' is missing.")
     return routing.maintain(store(), user(), app, on=on)
+
+
+@blueprint.get("/apps/<app>/metrics")
+def show_metrics(app: str) -> Answer:
+    """Requests of the last `?minutes=` (60): see metrics.summary."""
+    return routing.measured(store(), user(), app, number_arg("minutes", 60))

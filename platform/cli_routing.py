@@ -1,4 +1,4 @@
-"""How requests get to an app: domains, settings, maintenance."""
+"""How requests get to an app: domains, settings, maintenance, metrics."""
 
 from pathlib import Path
 
@@ -16,10 +16,12 @@ from shipway.platform.cli_common import (
     print_json,
     say,
     session,
+    size,
 )
 from shipway.platform.errors import InvalidInput
 
 Args = tuple[str, ...]
+BARS = " ▁▂▃▄▅▆▇█"
 
 # -- domains ------------------------------------------------------------------------------------
 
@@ -186,6 +188,39 @@ def maintenance_off(args: Args, *, app: str | None, remote: str | None) -> None:
     say(f"Disabling maintenance mode for {name}... done")
 
 
+# -- metrics ------------------------------------------------------------------------------------
+
+
+@click.command("metrics", epilog="Example: shipway metrics hello --minutes 10")
+@click.argument("args", nargs=-1, metavar="[APP]")
+@app_options
+@click.option("-m", "--minutes", default=60, show_default=True, help="How far back, to 720.")
+@json_option
+def metrics(
+    args: Args, *, app: str | None, remote: str | None, minutes: int, as_json: bool
+) -> None:
+    """Show an app's requests: how many, how they came out, how long they took."""
+    name = only_app(args, app, remote)
+    found = client().get(path(name, "metrics"), minutes=minutes)
+    if as_json:
+        print_json(found)
+        return
+    say(f"=== {name}, last {found['minutes']} min")
+    statuses = " ".join(f"{key}={count}" for key, count in found["statuses"].items() if count)
+    say(f"Requests:  {found['requests']} ({found['rate']:g} a second) {statuses}".rstrip())
+    if found["requests"]:
+        times = (f"p{key} {found[f'p{key}']} ms" for key in (50, 95, 99))
+        say(f"Time:      {', '.join(times)}")
+        say(f"Sent:      {size(found['bytes'])}")
+        say(f"Graph:     {_graph([one['requests'] for one in found['series']])}")
+
+
+def _graph(series: list[int]) -> str:
+    """A bar of eight heights for each minute, the last sixty at most."""
+    top = max(series) or 1
+    return "".join(BARS[-(-count * 8 // top)] for count in series[-60:])
+
+
 def _some(hosts: list[str]) -> list[str]:
     if not hosts:
         raise click.UsageError("Missing HOST.")
@@ -194,5 +229,5 @@ def _some(hosts: list[str]) -> list[str]:
 
 COMMANDS = (
     *(domains, add, remove, clear, wait, settings, assign),
-    *(maintenance, maintenance_on, maintenance_off),
+    *(maintenance, maintenance_on, maintenance_off, metrics),
 )

@@ -6,7 +6,17 @@ import flask
 from flask import request
 from sqlalchemy.orm import Session
 
-from shipway.platform import apps, auth, config_vars, domains, history, people, shapes, watch
+from shipway.platform import (
+    apps,
+    auth,
+    config_vars,
+    domains,
+    history,
+    people,
+    routing,
+    shapes,
+    watch,
+)
 from shipway.platform.browser import store, user
 from shipway.platform.memory import MemoryHistory
 from shipway.platform.models import App
@@ -42,6 +52,8 @@ def app_page(template: str, name: str, tab: str, rows: int, **more: Any) -> str:
             context["processes"] = pages.processes(found) if rows == FEW else []
             context["builds"] = pages.builds(found, rows)
             context["releases"] = pages.releases(found, rows)
+        if rows == FEW:
+            context["requests"] = routing.measured(store(), user(), name, 60)
     if rows and not context["builds"]:
         context["has_keys"] = bool(people.keys(store(), user()))
     return flask.render_template(template, tab=tab, **context, **more)

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import threading
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +20,9 @@ from typing import NamedTuple
 
 from inotify_simple import INotify, flags
 
+from shipway.platform import metrics
 from shipway.platform.haproxy_config import replace
+from shipway.platform.metrics import Tally
 from shipway.platform.routes import APP, DESCRIPTIONS, NO_ERRORS, STATUS_CODES
 
 log = logging.getLogger(__name__)
@@ -175,31 +178,29 @@ class Dealer:
             start = os.lseek(raw.fileno(), self._start, os.SEEK_DATA)  # not what was punched out
             end = start + raw.read(BATCH).rfind(b"\n") + 1
             if end > start:
-                self._write_note(
-                    start, end, {app: self._size(app) for app in self._lines(start, end)}
-                )
+                apps = {request.app for request in self._requests(start, end)}
+                self._write_note(start, end, {app: self._size(app) for app in apps})
                 return True
         return False
 
     def _finish(self) -> None:
-        """Add to each app's file what it lacks of the batch."""
-        for app, text in self._lines(self._start, self._end).items():
+        """Add to each app's file what it lacks of the batch, and to its metrics."""
+        requests = self._requests(self._start, self._end)
+        for (app, minute), tally in _tallied(requests).items():
+            metrics.record(self._logs / app, minute, tally, self._end)
+        for app, text in _rendered(requests).items():
             have = max(0, self._size(app) - self._sizes.get(app, 0))
             _append(self._file(app), text[have:])
         self._start = self._end
         self._punch()
 
-    def _lines(self, start: int, end: int) -> dict[str, bytes]:
-        """What the raw bytes say for each app; what is no request's line says nothing."""
+    def _requests(self, start: int, end: int) -> list[Request]:
+        """The requests in the raw bytes; what is no request's line is none."""
         with open(self._raw, "rb") as raw:
             raw.seek(start)
             data = raw.read(end - start)
-        found: dict[str, list[str]] = {}
-        for line in data.split(b"\n"):
-            with contextlib.suppress(ValueError, IndexError):
-                if request := parse(line.lstrip(b"\0")):  # zeros: the end of a punched hole
-                    found.setdefault(request.app, []).append(render(request))
-        return {app: "".join(lines).encode() for app, lines in found.items()}
+        lines = (line.lstrip(b"\0") for line in data.split(b"\n"))  # zeros: of a punched hole
+        return [request for line in lines if (request := parse(line))]
 
     def _file(self, app: str) -> Path:
         return self._logs / app / "router.log"
@@ -233,6 +234,29 @@ class Dealer:
         finally:
             os.close(fd)
         self._punched = self._start
+
+
+def _rendered(requests: Iterable[Request]) -> dict[str, bytes]:
+    """What is to be added to each app's file."""
+    found: dict[str, list[str]] = {}
+    for request in requests:
+        with contextlib.suppress(ValueError, IndexError):
+            found.setdefault(request.app, []).append(render(request))
+    return {app: "".join(lines).encode() for app, lines in found.items()}
+
+
+def _tallied(requests: Iterable[Request]) -> dict[tuple[str, int], Tally]:
+    """The metrics by app and minute."""
+    found: dict[tuple[str, int], Tally] = {}
+    for request in requests:
+        with contextlib.suppress(ValueError, IndexError):
+            status = int(STATUS_SENT.get(code(request) or "", request.status))
+            took = max(0, int(request.total) - _positive(request.reading))
+            key = request.app, int(request.time) // 60_000_000
+            if key not in found:
+                found[key] = Tally()
+            found[key].add(status, int(request.bytes), None if status == WEBSOCKET else took)
+    return found
 
 
 def _append(path: Path, data: bytes) -> None:

@@ -1,8 +1,10 @@
-"""How an app's requests are treated: its owner's settings, and maintenance. In force without a deploy or a reload."""
+"""How an app's requests are treated: its owner's settings, maintenance, metrics. What is set is in force without a deploy or a reload."""
 
+import time
 from collections.abc import Callable
 
-from shipway.platform import applog, auth, formation, routeoptions
+from shipway.platform import applog, auth, formation, metrics, routeoptions
+from shipway.platform.errors import InvalidInput
 from shipway.platform.models import User
 from shipway.platform.routeoptions import MAINTENANCE, Texts
 from shipway.platform.shapes import View
@@ -30,6 +32,17 @@ def maintain(store: Store, user: User, name: str, *, on: bool) -> View:
 
     told = f"Maintenance {'on' if on else 'off'} by user {user.name}"
     return _change(store, user, name, turned, told)
+
+
+def measured(store: Store, user: User, name: str, minutes: int) -> View:
+    """The app's request metrics of the last so many minutes: see metrics.summary. Raises InvalidInput."""
+    if not 1 <= minutes <= metrics.MINUTES:
+        raise InvalidInput(f"minutes is {minutes}, expected 1 to {metrics.MINUTES}.")
+    with store.reading() as db:
+        app = auth.app_for(db, user, name)
+    now = time.time()  # requests are timed by the router, on this machine
+    tallies = metrics.read(applog.folder(store.settings, app.name), now, minutes)
+    return metrics.summary(tallies, now)
 
 
 def _change(

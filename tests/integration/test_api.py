@@ -205,6 +205,7 @@ def test_every_address_of_an_app_checks_access(api: Lab, mary: str) -> None:
         "/domains",
         "/routing",
         "/routed",
+        "/metrics",
         "/access",
         "/logs",
         "/settle?ids=1",

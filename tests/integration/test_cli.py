@@ -17,6 +17,7 @@ from sqlalchemy import select
 
 from apilab import Lab, lab
 from shipway.platform import applog, events
+from shipway.platform.metrics import Tally, record
 from shipway.platform.models import App, Token
 from shipway.platform.store import signal
 
@@ -436,6 +437,24 @@ def test_routing_and_maintenance(api: Lab, tmp_path: Path) -> None:
         assert word in failed(api, "routing:set", "-a", "routed", wrong)[1]
     log = applog.folder(api.settings, "routed")
     assert "a-password" not in "".join(path.read_text() for path in log.iterdir())
+
+
+def test_metrics(api: Lab) -> None:
+    """An app's requests are shown with a graph, or as JSON; without any that is said."""
+    api.cli("apps:create", "measured", "--no-remote")
+    assert api.cli("metrics", "measured").stdout.endswith("Requests:  0 (0 a second)\n")
+    tally = Tally()
+    for number in range(200):
+        tally.add(200 if number else 503, 5 << 20, 20)
+    folder = applog.folder(api.settings, "measured")
+    record(folder, int(time.time() // 60), tally, 1)
+    said = api.cli("metrics", "measured", "-m", "5").stdout
+    assert re.search(r"Requests:  200 \([\d.]+ a second\) 2xx=199 5xx=1\n", said)
+    assert "Time:      p50 22.6 ms, p95 22.6 ms, p99 22.6 ms\nSent:      1000 MB\n" in said
+    assert "█" in said
+    found = json.loads(api.cli("metrics", "measured", "--json").stdout)
+    assert (found["requests"], found["p99"], len(found["series"])) == (200, 22.6, 60)
+    assert "720" in failed(api, "metrics", "measured", "-m", "721")[1]
 
 
 # -- logs ---------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from shipway.platform import routerlog
+from shipway.platform import metrics, routerlog
 from shipway.platform.haproxy_config import LOG_FIELDS
 from shipway.platform.routerlog import Dealer, Request, code, parse, render
 
@@ -208,3 +208,42 @@ def test_emptied_by_hand(tmp_path: Path) -> None:
     file.write_bytes(raw(3))
     deal(dealer)
     assert lines(logs, "one") == ["r1", "r2", "r3"]
+
+
+def test_killed_while_counting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed at every write in turn, each request is counted once."""
+    file, logs = tmp_path / "raw", tmp_path / "logs"
+    batch = b"".join(
+        (
+            "\t".join(GOOD._replace(app=f"a{n % 3}", id=f"r{n}", status=str(200 + n % 4 * 100)))
+            + "\n"
+        ).encode()
+        for n in range(40)
+    )
+    real, left = os.pwrite, [0]
+
+    def pwrite(*args: object) -> int:
+        if left[0] == 0:
+            raise Killed
+        left[0] -= 1
+        return real(*args)  # type: ignore[arg-type]
+
+    total = 0
+    for survives in range(6):
+        with open(file, "ab") as written:
+            written.write(batch)
+        total += 40
+        left[0] = survives
+        monkeypatch.setattr(os, "pwrite", pwrite)
+        try:
+            deal(Dealer(file, logs))
+        except Killed:
+            pass
+        monkeypatch.setattr(os, "pwrite", real)
+        deal(Dealer(file, logs))
+        at = int(GOOD.time) / 1e6
+        found = [metrics.read(logs / f"a{n}", at, 1)[0] for n in range(3)]
+        assert sum(one.count for one in found) == total
+        text = "".join((logs / f"a{n}" / "router.log").read_text() for n in range(3))
+        assert text.count("\n") == total
+    assert len(batch) < routerlog.BATCH
