@@ -46,8 +46,10 @@ class BuildRequest:
     not exist. `secrets` are files below /run/secrets for as long as the build runs. `timeout` is in
     seconds. `process_type` is what the image starts by itself. `buildpacks` are references that
     come before what the app's own files say: an id of one of ours, a folder of the app, an address
-    of git with #ref, or an image. With `extensions` the Dockerfiles of image extensions are applied,
-    whose steps run as root. With a `gate` the build has no network but that way out.
+    of git with #ref, or an image. `may_pull` says of a registry's host whether images may come from
+    there. `disk` is how many bytes may go into the image and the cache: files with holes take them
+    only then. With `extensions` the Dockerfiles of image extensions are applied, whose steps run as
+    root. With a `gate` the build has no network but that way out.
     """
 
     app: str
@@ -69,6 +71,8 @@ class BuildRequest:
     buildpacks: tuple[str, ...] = ()
     secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     extensions: bool = False
+    may_pull: Callable[[str], bool] = lambda _domain: True
+    disk: int | None = None
     gate: Gate | None = None
 
     @property
@@ -160,6 +164,9 @@ def _build(
         raise _told(output, BuildFailed("the buildpacks declare no process type to start"))
     if cancelled.is_set():
         raise Cancelled
+    if request.disk and upper.length([job.upper, request.source]) > request.disk:
+        limit = f"the build's limit of {request.disk >> 20} MB of disk"
+        raise _told(output, BuildFailed(f"what was built has more than {limit}"))
     with _timed(phases, "export"):
         output("-----> Exporting the image")
         exporter = Exporter(
@@ -240,7 +247,7 @@ def _timed(phases: dict[str, float], name: str) -> Iterator[None]:
 
 def _told(output: Output, error: BuildFailed) -> BuildFailed:
     """Put the reason into the log too."""
-    output(f"{ERROR_MARK}{error.reason[:1].upper()}{error.reason[1:]}.")
+    output(f"{ERROR_MARK}{error.reason[:1].upper()}{error.reason[1:].removesuffix('.')}.")
     return error
 
 

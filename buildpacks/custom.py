@@ -26,6 +26,7 @@ from shipway.buildpacks.references import Kind, Reference, parse
 from shipway.buildpacks.upper import USER_ID
 from shipway.runtime.engine import Engine
 from shipway.runtime.errors import ImageError
+from shipway.runtime.images import references
 from shipway.runtime.images.registries import Access, pull
 from shipway.runtime.images.store import Image
 from shipway.runtime.spec import ContainerSpec, Mount
@@ -206,6 +207,12 @@ class _Bringer:
 
     def _pulled(self, reference: Reference) -> _Brought:
         images = self._engine.images
+        domain = references.parse(reference.place).domain
+        if not self._request.may_pull(domain):
+            raise InvalidBuildpack(
+                f"{reference.written} is in the registry {domain}, which builds may not reach; the"
+                " setting build_hosts lists those they may"
+            )
         try:
             image = pull(images, reference.place, Access.of(images), lambda _line: None).image
         except ImageError as error:

@@ -7,6 +7,7 @@ were checked before; links are never followed.
 import os
 import stat
 import subprocess
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 
@@ -76,6 +77,14 @@ def remove(path: Path) -> None:
     """Delete a tree of any depth, of any kind, in no need to be there."""
     argv = ["rm", "-rf", "--one-file-system", "--", os.fspath(path)]
     subprocess.run(argv, check=True, stderr=subprocess.DEVNULL)
+
+
+def length(paths: Sequence[Path]) -> int:
+    """The bytes of all files, as an archive of them would have them: holes count."""
+    names = [os.fspath(path) for path in paths]
+    argv = ["du", "--apparent-size", "--summarize", "--total", "--block-size=1", "--", *names]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    return int(done.stdout.splitlines()[-1].split()[0])
 
 
 def trim(path: Path, limit: int) -> None:

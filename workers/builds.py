@@ -279,9 +279,14 @@ class BuildRun:
     def _container(self) -> str:
         return f"build-{self._app.name}-{self._build.id}-{self._build.fence}"
 
+    @property
+    def _kept(self) -> tuple[Path, Path]:
+        """The folders that builds of this app keep for each other."""
+        ctx, app = self._ctx, self._app.id
+        return retention.build_storage(ctx, app), retention.build_cache(ctx, app)
+
     def _watched_disk(self) -> DiskWatch:
-        folders = [self._folder, self._ctx.engine.files(self._container).layer]
-        folders.append(retention.build_storage(self._ctx, self._app.id))
+        folders = [self._folder, self._ctx.engine.files(self._container).layer, *self._kept]
         limit = self._own.disk
 
         def exceeded() -> None:
@@ -334,6 +339,8 @@ class BuildRun:
             secrets={name: value.encode() for name, value in self._secrets.items()},
             gate=self._gate,
             buildpacks=tuple(self._app.buildpacks or ()),
+            may_pull=reach.may_pull(self._ctx.settings),
+            disk=self._own.disk,
         )
 
     def _good_builds(self) -> Select[Build]:
@@ -475,6 +482,10 @@ class BuildRun:
             self._ctx.engine.remove(f"build-{self._app.name}-{self._build.id}-{attempt}")
         for folder in self._folder.parent.glob(f"{self._build.id}-*"):
             if int(folder.name.rpartition("-")[2]) <= fence:
+                shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(self._interrupted, DiskExceeded):
+            # It counts for the limit, so no build would succeed after this one.
+            for folder in self._kept:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _drop_upload(self) -> None:

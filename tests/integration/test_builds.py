@@ -123,6 +123,16 @@ def test_compiled(builder: Builder, first: tuple[BuildResult, list[str]]) -> Non
     assert int(builder.run(first[0], script)) > 50
 
 
+def test_a_file_with_holes_counts_as_it_is_written_out(builder: Builder) -> None:
+    """It takes no disk while the build runs, and would fill this host's as a layer."""
+    launch = """truncate -s 1T big
+    printf '[[processes]]\\ntype = "web"\\ncommand = ["x"]\\n' > "$1/launch.toml"
+    """
+    catalog = builder.catalog(builder.buildpack("holes", "exit 0", launch))
+    reason = builder.failure({}, catalog=catalog, disk=1 << 30)
+    assert reason == "what was built has more than the build's limit of 1024 MB of disk"
+
+
 def test_other_requirements(builder: Builder, first: tuple[BuildResult, list[str]]) -> None:
     """Other requirements make another environment, with nothing of the old one in it."""
     files = {"requirements.txt": "itsdangerous==2.2.0\n", "Procfile": "web: python -m http.server"}

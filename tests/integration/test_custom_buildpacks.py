@@ -187,6 +187,19 @@ def test_wishes_that_cannot_be_met(
     assert reason in fail(builder, tmp_path, files)
 
 
+def test_a_registry_that_is_not_listed_is_not_asked(builder: Builder) -> None:
+    """Whoever names the image: an app's owner may reach no more than an app's files."""
+    files: Files = {"Procfile": "web: x"}
+    asked: list[str] = []
+    reason = builder.failure(
+        files,
+        buildpacks=("docker://registry.invalid/x",),
+        may_pull=lambda host: bool(asked.append(host)),
+    )
+    assert "is in the registry registry.invalid, which builds may not reach" in reason
+    assert asked == ["registry.invalid"]
+
+
 def test_a_link_to_a_buildpack(builder: Builder, tmp_path: Path) -> None:
     """A folder that is reached through a link is none of the app's."""
     app = put(tmp_path / "app", {".buildpacks": "link/bp\n"})

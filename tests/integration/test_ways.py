@@ -19,7 +19,7 @@ from shipway.platform.archives import BadArchive
 from shipway.platform.models import App, Build, Release, User
 from shipway.platform.states import BuildState, InstanceState
 from shipway.runtime.images import archives
-from shipway.workers import restack
+from shipway.workers import restack, retention
 from shipway.workers.context import Context
 from support import link_stack, scratch
 
@@ -270,6 +270,15 @@ def test_a_build_that_writes_too_much_is_ended(ways: Ways) -> None:
         "The build wrote more than its limit of 64 MB of disk."
     )
     assert ways.answer("disk") == "disk web.1 v1"
+    until(lambda: not retention.build_storage(Context(ways.settings), ways.app_id("disk")).exists())
+    eats = "web: x\n"
+    project = KEEPER.replace(
+        "ls -R /layers", "dd if=/dev/zero of=$SHIPWAY_CACHE_DIR/big bs=1M count=4000; sleep 30"
+    )
+    assert "64 MB" in ways.failed(
+        "disk", {"Dockerfile": "", "Procfile": eats, "project.toml": project}
+    )
+    until(lambda: not retention.build_cache(Context(ways.settings), ways.app_id("disk")).exists())
 
 
 def test_submodules_come_from_elsewhere_only(ways: Ways) -> None:
