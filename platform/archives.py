@@ -28,6 +28,7 @@ MOST_FILES = 200_000
 LARGEST_HEADER = 1 << 20  # bytes of one member's long names and attributes
 LONGEST_PATH = 4096
 CHUNK = 1 << 20
+SLACK = 4  # times as much may be unpacked as the files may have: there are headers, and hard links
 MAGIC: dict[bytes, Callable[[Path], Any]] = {
     b"\x1f\x8b": gzip.open,
     b"BZh": bz2.open,
@@ -51,12 +52,15 @@ class Entry:
     open: Callable[[], IO[bytes]]
 
 
-def is_image(path: Path) -> bool:
-    """Whether the archive is one of container images, as `docker save` and OCI layouts are. Raises BadArchive."""
+def is_image(path: Path, most: int) -> bool:
+    """Whether the archive is one of container images, as `docker save` and OCI layouts are.
+
+    At most about `most` bytes of it are unpacked. Raises BadArchive.
+    """
     if _is_zip(path):
         return False
     names: set[str] = set()
-    with _tar(path) as tar:
+    with _tar(path, most) as tar:
         for number, member in enumerate(_members(tar)):
             names.add(posixpath.normpath(member.name))
             if {"oci-layout", "index.json"} <= names:
@@ -117,7 +121,7 @@ def _feed(target: IO[bytes], path: Path, ref: str, author: str, now: float, most
         + b"\n"
     )
     total = count = 0
-    for entry in _entries(path):
+    for entry in _entries(path, most):
         count += 1
         total += entry.size
         if count > MOST_FILES:
@@ -156,8 +160,8 @@ def _quoted(path: bytes) -> bytes:
 # -- what is in it --------------------------------------------------------------------------------
 
 
-def _entries(path: Path) -> Iterator[Entry]:
-    yield from _zip_entries(path) if _is_zip(path) else _tar_entries(path)
+def _entries(path: Path, most: int) -> Iterator[Entry]:
+    yield from _zip_entries(path) if _is_zip(path) else _tar_entries(path, most)
 
 
 def _is_zip(path: Path) -> bool:
@@ -179,15 +183,40 @@ class _Bounded(tarfile.TarInfo):
         return found
 
 
+class _Limited:
+    """A packed stream of which only so many bytes are unpacked: to skip a file, or go back, costs as well."""
+
+    def __init__(self, stream: Any, most: int) -> None:
+        self._stream = stream
+        self._left = most
+        self.tell = stream.tell
+
+    def read(self, size: int) -> bytes:
+        data: bytes = self._stream.read(size)
+        self._left -= len(data)
+        if self._left < 0:
+            raise EOFError("it holds far more than it may")
+        return data
+
+    def seek(self, target: int) -> int:
+        """As a file's, but whatever lies on the way is read."""
+        if target < self.tell():
+            self._stream.seek(0)
+        while (ahead := target - self.tell()) > 0 and self.read(min(CHUNK, ahead)):
+            pass
+        return int(self.tell())
+
+
 @contextlib.contextmanager
-def _tar(path: Path) -> Iterator[tarfile.TarFile]:
+def _tar(path: Path, most: int) -> Iterator[tarfile.TarFile]:
     with path.open("rb") as file:
         head = file.read(6)
     opener = next((each for magic, each in MAGIC.items() if head.startswith(magic)), None)
     try:
         with opener(path) if opener else path.open("rb") as stream:
+            source: Any = _Limited(stream, SLACK * most) if opener else stream
             with tarfile.TarFile(
-                fileobj=stream, tarinfo=_Bounded, errors="surrogateescape", errorlevel=2
+                fileobj=source, tarinfo=_Bounded, errors="surrogateescape", errorlevel=2
             ) as tar:
                 yield tar
     except DAMAGE as error:
@@ -201,10 +230,10 @@ def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         tar.members.clear()  # type: ignore[attr-defined]
 
 
-def _tar_entries(path: Path) -> Iterator[Entry]:
+def _tar_entries(path: Path, most: int) -> Iterator[Entry]:
     links: list[tuple[bytes, bytes]] = []
     regular: dict[bytes, tuple[int, int, str]] = {}
-    with _tar(path) as tar:
+    with _tar(path, most) as tar:
         for member in _members(tar):
             name = os.fsencode(member.name)
             if member.isdir() or member.type == tarfile.XGLTYPE:

@@ -35,7 +35,7 @@ def deploy_archive(store: Store, user: User, name: str, stream: IO[bytes]) -> Vi
         app = auth.app_for(db, user, name)
         now = store.now(db)
     with _received(store, stream) as path:
-        if archives.is_image(path):
+        if archives.is_image(path, store.settings.push_size):
             kept = path.with_suffix(".image")
             path.rename(kept)
             try:
