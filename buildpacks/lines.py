@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 LONGEST_LINE = 10_000  # characters; the rest goes on the next line
 MOST_LINES = 50_000
+MOST_TEXT = 16 << 20  # characters
 ERROR_MARK = " !     "
 
 # Everything that moves the cursor or rings; colours (`ESC [ … m`) and tabs stay.
@@ -28,6 +29,8 @@ class LineWriter:
         self._output = output
         self._rest = b""
         self._count = 0
+        self._length = 0
+        self._full = False
 
     def feed(self, data: bytes) -> None:
         """Take the next piece of output, cut anywhere."""
@@ -55,9 +58,10 @@ class LineWriter:
 
     def _say(self, text: str) -> None:
         self._count += 1
-        if self._count <= MOST_LINES:
+        self._length += len(text)
+        if self._count <= MOST_LINES and self._length <= MOST_TEXT:
             self._output(text)
-        elif self._count == MOST_LINES + 1:
-            self._output(
-                f"{ERROR_MARK}The build wrote more than {MOST_LINES} lines; the rest is left out."
-            )
+        elif not self._full:
+            self._full = True
+            what = f"{MOST_LINES} lines" if self._count > MOST_LINES else f"{MOST_TEXT >> 20} MB"
+            self._output(f"{ERROR_MARK}The build wrote more than {what}; the rest is left out.")

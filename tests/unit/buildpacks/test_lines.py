@@ -46,3 +46,10 @@ def test_reason() -> None:
     """The first error line is the reason."""
     _, writer = told(b"-----> x\n !     Procfile line 3: bad.\n !     more\n")
     assert writer.reason == "Procfile line 3: bad"
+
+
+def test_flood_of_long_lines() -> None:
+    """So it is beyond a number of characters."""
+    out, _ = told(b"y" * (lines.MOST_TEXT + 100_000))
+    assert sum(map(len, out[:-1])) <= lines.MOST_TEXT
+    assert out[-1] == " !     The build wrote more than 16 MB; the rest is left out."
