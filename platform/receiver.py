@@ -168,7 +168,7 @@ class _Story:
             self._last_text = (self._last_text + piece.text)[-4000:]
 
     def _failed(self, reason: str | None) -> bool:
-        if reason and reason not in self._last_text:
+        if reason and reason[1:] not in self._last_text:  # in the log it begins with a capital
             self._hook.say(f" !     {reason}")
         return False
 

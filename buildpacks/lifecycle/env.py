@@ -7,6 +7,8 @@ the rest says how the content changes it. Contents are taken as they are: no tri
 import os
 from collections.abc import Iterator, Mapping
 
+from shipway.buildpacks.lifecycle.errors import InvalidOutput
+
 # What a buildpack may inherit from the build image; nothing else leaks in.
 INHERITED = [
     "HOME",
@@ -103,7 +105,10 @@ def _join(first: str, delimiter: str, rest: str) -> str:
 
 
 def _env_files(directory: str) -> Iterator[tuple[str, str]]:
-    """File names and contents in order of names; folders are left out, links are followed."""
+    """File names and contents in order of names; folders are left out, links are followed.
+
+    Raises InvalidOutput for what no environment can hold.
+    """
     try:
         names = sorted(os.listdir(directory))
     except (FileNotFoundError, NotADirectoryError):
@@ -112,4 +117,9 @@ def _env_files(directory: str) -> Iterator[tuple[str, str]]:
         path = os.path.join(directory, name)
         if os.path.isfile(path):
             with open(path, encoding="utf-8", errors="surrogateescape") as file:
-                yield name, file.read()
+                value = file.read()
+            if "\0" in value or "=" in name.partition(".")[0] or name.startswith("."):
+                raise InvalidOutput(
+                    f"{path!r} is no variable: a name without '=', a value without NUL"
+                )
+            yield name, value

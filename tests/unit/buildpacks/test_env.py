@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+import pytest
+
 from shipway.buildpacks.lifecycle import env
+from shipway.buildpacks.lifecycle.errors import InvalidOutput
 
 
 def write(folder: Path, **files: str) -> str:
@@ -110,3 +113,13 @@ def test_no_folder(tmp_path: Path) -> None:
     values = {"A": "b"}
     env.add_dir(values, str(tmp_path / "none"))
     assert values == {"A": "b"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("A", "b\0c"), ("A=B.override", "x"), (".override", "x")]
+)
+def test_what_no_environment_can_hold(tmp_path: Path, name: str, value: str) -> None:
+    """The file is named; nothing crashes on it later."""
+    (tmp_path / name).write_text(value)
+    with pytest.raises(InvalidOutput, match="is no variable"):
+        env.add_dir({}, str(tmp_path))
