@@ -264,6 +264,13 @@ def show_release(app: str, version: str) -> Answer:
     return history.release(store(), user(), app, number_or_newest(version, "current"))
 
 
+@blueprint.post("/apps/<app>/releases/<version>/cancel")
+def cancel_release(app: str, version: str) -> Answer:
+    """End a deploy that waits or is under way; `newest` for the newest of these."""
+    wanted = number_or_newest(version, "newest")
+    return history.cancel_release(store(), user(), app, wanted), 202
+
+
 @blueprint.post("/apps/<app>/rollback")
 def rollback(app: str) -> Answer:
     """{"version"}, or none for the release before."""

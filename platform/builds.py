@@ -9,6 +9,7 @@ from shipway.platform.states import BUILD_ENDED, BuildState
 from shipway.platform.store import enqueue, move, say, signal
 
 BUILDS = "builds"  # the queue
+SUPERSEDED = "Superseded by a newer push."
 
 
 def queue(
@@ -24,17 +25,14 @@ def queue(
     ref_moved: bool = False,
     source: dict[str, str] | None = None,
 ) -> Build:
-    """Queue a build of `commit`, or of `source` (Build.source); those of the app that still wait are superseded by it."""
-    waiting = select(Build).where(Build.app_id == app.id, Build.state == BuildState.QUEUED)
-    for older in db.scalars(waiting):
-        say(db, older.stream, " !     Superseded by a newer push.")
-        move(
-            db,
-            older,
-            BuildState.SUPERSEDED,
-            reason="Superseded by a newer push.",
-            ended_at=now,
-        )
+    """Queue a build of `commit`, or of `source` (Build.source); those of the app that wait or run are superseded by it."""
+    open_ones = select(Build).where(Build.app_id == app.id, Build.state.not_in(BUILD_ENDED))
+    for older in db.scalars(open_ones.with_for_update()):
+        if older.state == BuildState.RUNNING:
+            older.cancel_requested, older.reason = True, older.reason or SUPERSEDED
+            continue
+        say(db, older.stream, f" !     {SUPERSEDED}")
+        move(db, older, BuildState.SUPERSEDED, reason=SUPERSEDED, ended_at=now)
     build = Build(
         app_id=app.id,
         user_id=user.id,
@@ -59,8 +57,14 @@ def cancel(db: Session, build: Build, now: float, reason: str) -> None:
         say(db, build.stream, f" !     {reason}")
         move(db, build, BuildState.CANCELLED, reason=reason, ended_at=now)
     elif build.state == BuildState.RUNNING:
-        build.cancel_requested = True
+        build.cancel_requested, build.reason = True, build.reason or reason
     signal(db, events.app_topic(build.app_id), events.output_topic(build.stream))
+
+
+def end_asked_for(build: Build) -> tuple[BuildState, str]:
+    """How a build ends that was asked to while it ran, and why."""
+    state = BuildState.SUPERSEDED if build.reason == SUPERSEDED else BuildState.CANCELLED
+    return state, build.reason or "Cancelled."
 
 
 def cancel_all(db: Session, app: App, now: float, reason: str) -> None:

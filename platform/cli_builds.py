@@ -1,4 +1,4 @@
-"""Builds and releases: builds, builds:output, builds:rebuild, builds:cancel, releases, releases:info, rollback."""
+"""Builds and releases: showing them, following one, building again, cancelling, rolling back."""
 
 import click
 
@@ -80,7 +80,21 @@ def _took(row: dict[str, float | None]) -> str:
 @click.option("-t", "--tail", is_flag=True, help="Follow it to its end.")
 def output(args: tuple[str, ...], *, app: str | None, remote: str | None, tail: bool) -> None:
     """Show what a build and its deploy said; the newest without an ID."""
-    name, number = _build(args, app, remote)
+    _show_output(*_build(args, app, remote), tail=tail)
+
+
+@click.command("builds:attach", epilog="Example: shipway builds:attach hello")
+@click.argument("args", nargs=-1, metavar="[APP] [ID]")
+@app_options
+def attach(args: tuple[str, ...], *, app: str | None, remote: str | None) -> None:
+    """Show a build and its deploy from the beginning and to their end, as the push did; the newest without an ID.
+
+    Ctrl-C lets go of it, and it goes on; builds:cancel ends it.
+    """
+    _show_output(*_build(args, app, remote), tail=True)
+
+
+def _show_output(name: str, number: str, *, tail: bool) -> None:
     for event in client().stream(
         path(name, "builds", number, "output"), follow=1 if tail else None
     ):
@@ -111,7 +125,7 @@ def rebuild(args: tuple[str, ...], *, app: str | None, remote: str | None, no_wa
 @click.argument("args", nargs=-1, metavar="[APP] [ID]")
 @app_options
 def cancel(args: tuple[str, ...], *, app: str | None, remote: str | None) -> None:
-    """End a build that waits or runs; the newest without an ID."""
+    """End a build that waits or runs, or the deploy after it; the newest without an ID."""
     name, number = _build(args, app, remote)
     build = client().post(path(name, "builds", number, "cancel"))
     say(f"Cancelling build {build['id']} of {name}... done")
@@ -180,6 +194,8 @@ def info(args: tuple[str, ...], *, app: str | None, remote: str | None, as_json:
         "Commit": found["commit"],
         "Build": found["build"],
         "Image": found["image"],
+        "Scale": " ".join(f"{kind}={count}" for kind, count in found["formation"].items()),
+        "Config": ", ".join(found["config"]),
         "When": ago(found["created_at"]),
     }.items():
         if value:
@@ -204,7 +220,7 @@ def release_output(args: tuple[str, ...], *, app: str | None, remote: str | None
 @app_options
 @no_wait_option
 def rollback(args: tuple[str, ...], *, app: str | None, remote: str | None, no_wait: bool) -> None:
-    """Go back to a release's code, config and process types; to the one before without a version."""
+    """Go back to a release's code, config, process types and scale; to the one before without a version."""
     name, version = _release(args, app, remote)
     answer = client().post(path(name, "rollback"), {"version": version} if version else {})
     what = f"Rolling back {name} to v{answer['to']}..."
@@ -216,6 +232,16 @@ def rollback(args: tuple[str, ...], *, app: str | None, remote: str | None, no_w
     progress(f"       To undo, run: shipway rollback {name} v{answer['from']}")
 
 
+@click.command("releases:cancel", epilog="Example: shipway releases:cancel hello")
+@click.argument("args", nargs=-1, metavar="[APP] [VERSION]")
+@app_options
+def cancel_release(args: tuple[str, ...], *, app: str | None, remote: str | None) -> None:
+    """End a deploy that waits or is under way, with what served before as it is; the newest without a version."""
+    name, version = _release(args, app, remote)
+    found = client().post(path(name, "releases", version or "newest", "cancel"))
+    say(f"Cancelling v{found['version']} of {name}... done")
+
+
 def _release(args: tuple[str, ...], app: str | None, remote: str | None) -> tuple[str, int | None]:
     name, rest = pick(args, app, remote, lambda text: is_version(text) and len(args) == 1)
     if len(rest) > 1:
@@ -223,4 +249,15 @@ def _release(args: tuple[str, ...], app: str | None, remote: str | None) -> tupl
     return name, version_number(rest[0]) if rest else None
 
 
-COMMANDS = (builds, output, rebuild, cancel, releases, info, release_output, rollback)
+COMMANDS = (
+    builds,
+    output,
+    attach,
+    rebuild,
+    cancel,
+    releases,
+    info,
+    release_output,
+    cancel_release,
+    rollback,
+)

@@ -99,6 +99,8 @@ def scale(
         return
     now = ", ".join(f"{kind} at {answer['formation'].get(kind, 0)}" for kind in changes)
     say(f"Scaling {name}... {'started' if no_wait else 'done'}, now running {now}.")
+    if made := answer["release"]:
+        progress(f"       It is release v{made['version']}, since it was not scaled before.")
 
 
 def _show_scale(name: str, *, as_json: bool) -> None:

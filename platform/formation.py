@@ -1,6 +1,6 @@
 """From how many instances are wanted to rows of instances: only the difference is touched."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -8,25 +8,59 @@ from sqlalchemy.orm import Session
 from shipway.platform import events
 from shipway.platform.errors import Unavailable
 from shipway.platform.models import App, Formation, Host, Instance, Release
-from shipway.platform.states import Desired
+from shipway.platform.states import Desired, ReleaseState
 from shipway.platform.store import enqueue, signal
 
 PORT = 5000  # every instance has a network of its own, so all may listen on the same port
 # Types that are tasks and never run as services.
 TASK_TYPES = frozenset({"release"})
+AHEAD = frozenset({ReleaseState.PENDING, ReleaseState.DEPLOYING})
 
 
 def wanted(db: Session, app: App, release: Release) -> dict[str, int]:
-    """Instances wanted by process type of `release`: what was scaled to, else web=1 and the rest 0."""
+    """Instances wanted by process type of `release`.
+
+    Until it is live it has a scale of its own, and the app's from then on.
+    """
+    own = release.formation if release.state in AHEAD else None
+    return planned(db, app, release, own)
+
+
+def planned(
+    db: Session, app: App, release: Release, own: Mapping[str, int] | None = None
+) -> dict[str, int]:
+    """Instances by process type: `own`, else what the app is scaled to, else web=1 and the rest 0."""
     rows = db.execute(
         select(Formation.process_type, Formation.quantity).where(Formation.app_id == app.id)
     )
     scaled = {kind: quantity for kind, quantity in rows}  # noqa: C416 -- dict() takes a Result for a mapping
+    scaled.update(own or {})
     return {
         kind: scaled.get(kind, 1 if kind == "web" else 0)
         for kind in release.processes
         if kind not in TASK_TYPES
     }
+
+
+def set_quantity(db: Session, app: App, kind: str, quantity: int) -> bool:
+    """Scale a process type; whether that was never done before."""
+    row = db.scalar(
+        select(Formation).where(Formation.app_id == app.id, Formation.process_type == kind)
+    )
+    if row is not None:
+        row.quantity = quantity
+        return False
+    db.add(Formation(app_id=app.id, process_type=kind, quantity=quantity))
+    db.flush()
+    return True
+
+
+def adopt(db: Session, app: App, release: Release) -> None:
+    """Scale the app as `release` is, which is live now; what nobody has ever scaled stays so."""
+    before = planned(db, app, release)
+    for kind, quantity in (release.formation or {}).items():
+        if before.get(kind) != quantity:
+            set_quantity(db, app, kind, quantity)
 
 
 def running(db: Session, release: Release) -> list[Instance]:

@@ -10,6 +10,7 @@ from shipway.platform.models import App, Build, Release, User
 from shipway.platform.shapes import View
 from shipway.platform.states import BUILD_ENDED, ReleaseState
 from shipway.platform.store import Store
+from shipway.platform.vault import Vault
 
 MAX_ROWS = 200  # of a list, newest first
 
@@ -73,14 +74,21 @@ def _made(db: Session, app: App, current: Release | None) -> Build | None:
 
 
 def cancel_build(store: Store, user: User, name: str, number: int | None = None) -> View:
-    """End a build that waits or runs, the newest without a number. Raises Conflict if it has ended."""
+    """End a build that waits or runs, or the deploy of what it made; the newest without a number.
+
+    Raises Conflict if both have ended.
+    """
     with store.transaction() as db:
         app = auth.app_for(db, user, name)
         row = find_build(db, app, number)
-        if row.state in BUILD_ENDED:
+        made = releases.made_by(db, [row]).get(row.id)
+        if made:
+            _end_release(db, made, user, store.now(db))
+        elif row.state in BUILD_ENDED:
             raise Conflict(f"Build {row.id} has ended already: {row.state.value}.")
-        cancel(db, row, store.now(db), f"Cancelled by {user.name}.")
-        view = shapes.build(row)
+        else:
+            cancel(db, row, store.now(db), f"Cancelled by {user.name}.")
+        view = shapes.build(row, made)
     told = f"Build {view['id']} cancelled by user {user.name}"
     applog.append(store.settings, name, "app[api]", told)
     return view
@@ -113,17 +121,19 @@ def all_releases(store: Store, user: User, name: str, limit: int = 15) -> list[V
 
 
 def release(store: Store, user: User, name: str, version: int | None = None) -> View:
-    """One release, the one that serves without a version. Raises NotFound."""
+    """One release with the names of its config vars, the one that serves without a version. Raises NotFound."""
     with store.reading() as db:
         app = auth.app_for(db, user, name)
         row = find_release(db, app, version)
-        return shapes.release(row, current=row.id == app.release_id)
+        config = Vault(store.settings).open(app.id, row.config)
+        view = shapes.release(row, current=row.id == app.release_id)
+        return {**view, "config": sorted(config)}
 
 
 def rollback(store: Store, user: User, name: str, version: int | None = None) -> View:
-    """Make a new release of the image, config and process types of an earlier one, the one before without a version.
+    """Make a new release of the image, config, process types and scale of an earlier one, the one before without a version.
 
-    Answers {"from": version, "to": version, "release": the new one}. Raises NotFound, Conflict.
+    What is on its way then is superseded. Answers {"from": version, "to": version, "release": the new one}. Raises NotFound, Conflict.
     """
     with store.transaction() as db:
         app = auth.app_for(db, user, name)
@@ -133,7 +143,7 @@ def rollback(store: Store, user: User, name: str, version: int | None = None) ->
         target = _target(db, app, current, version)
         app.config = target.config  # what is pushed next starts from what was rolled back to
         row = releases.again(
-            db, app, user, store.now(db), target, description=f"Rollback to v{target.version}"
+            db, app, user, store.now(db), target, f"Rollback to v{target.version}", overrides=True
         )
         view = {
             "from": current.version,
@@ -143,6 +153,31 @@ def rollback(store: Store, user: User, name: str, version: int | None = None) ->
     told = f"Rollback to v{view['to']} by user {user.name}"
     applog.append(store.settings, name, "app[api]", told)
     return view
+
+
+def cancel_release(store: Store, user: User, name: str, version: int | None = None) -> View:
+    """End a deploy that waits or is under way, the newest without a version. Raises NotFound, Conflict."""
+    with store.transaction() as db:
+        app = auth.app_for(db, user, name)
+        if version is None:
+            waiting = releases.under_way(db, app)
+            if not waiting:
+                raise Conflict(f"No deploy of {name} is under way.")
+            row = waiting[-1]
+        else:
+            row = find_release(db, app, version)
+        _end_release(db, row, user, store.now(db))
+        view = shapes.release(row, current=False)
+    told = f"Release v{view['version']} cancelled by user {user.name}"
+    applog.append(store.settings, name, "app[api]", told)
+    return view
+
+
+def _end_release(db: Session, row: Release, user: User, now: float) -> None:
+    if row.state not in releases.UNFINISHED:
+        raise Conflict(f"v{row.version} has ended already: {row.state.value}.")
+    if not releases.end(db, row, "cancelled", f"Cancelled by {user.name}.", now):
+        raise Conflict(f"v{row.version} answers already: go back with `shipway rollback`.")
 
 
 def find_release(db: Session, app: App, version: int | None) -> Release:
@@ -182,6 +217,10 @@ def _target(db: Session, app: App, current: Release, version: int | None) -> Rel
     if target.state != ReleaseState.RETIRED:
         raise Conflict(
             f"v{version} never served ({target.state.value}), so there is nothing to go back to."
+        )
+    if target.image not in releases.restorable(db, app):
+        raise Conflict(
+            f"The image of v{version} is gone: those of the last {releases.KEPT_RELEASES} releases that served are kept."
         )
     return target
 

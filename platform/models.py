@@ -86,6 +86,7 @@ class App(Base):
     buildpacks: Mapped[list[str] | None] = mapped_column(JSON)  # in order; None: those that fit
     build_secrets: Mapped[bytes | None] = mapped_column(LargeBinary)  # sealed as config is
     routing: Mapped[dict[str, str] | None] = mapped_column(JSON)  # see routeoptions.py
+    deploy_settings: Mapped[dict[str, str] | None] = mapped_column(JSON)  # see deploysettings.py
     release_id: Mapped[int | None]  # the release that serves
     # The router owes the app a change while routes_done < routes_wanted.
     routes_wanted: Mapped[int] = mapped_column(default=0)
@@ -149,6 +150,7 @@ class Build(Base):
     reason: Mapped[str | None]  # why it failed, one sentence
     image: Mapped[str | None]  # manifest digest
     processes: Mapped[dict[str, str] | None] = mapped_column(JSON)
+    manifest: Mapped[dict[str, Any] | None] = mapped_column(JSON)  # see Release
     phases: Mapped[dict[str, float] | None] = mapped_column(JSON)  # seconds by phase
     owner: Mapped[str | None]
     fence: Mapped[int] = mapped_column(default=0)
@@ -167,7 +169,10 @@ class Build(Base):
 
 
 class Release(Base):
-    """An image, a config and process types, numbered; immutable but for its state."""
+    """An image, a config, process types and a scale, numbered; immutable but for its state.
+
+    The scale follows that of the app as long as the release serves, and stays as it was when another took over.
+    """
 
     __tablename__ = "releases"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -180,6 +185,12 @@ class Release(Base):
     image: Mapped[str]
     config: Mapped[bytes | None] = mapped_column(LargeBinary)
     processes: Mapped[dict[str, str]] = mapped_column(JSON)
+    formation: Mapped[dict[str, int] | None] = mapped_column(JSON)  # instances by process type
+    # What the app.json says of deploys: {"checks": {type: […]}, "postdeploy": a command}.
+    manifest: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    release_due: Mapped[bool] = mapped_column(default=False)  # its release command has yet to run
+    # Who deploys it shall end it: "cancelled" or "superseded"; `reason` says by whom.
+    end_wanted: Mapped[str | None]
     state: Mapped[ReleaseState] = mapped_column(default=ReleaseState.PENDING, index=True)
     reason: Mapped[str | None]
     owner: Mapped[str | None]
@@ -229,6 +240,7 @@ class Instance(Base):
     fence: Mapped[int] = mapped_column(default=0)  # counts its starts; part of the container's id
     address: Mapped[str | None]
     port: Mapped[int | None]
+    ready: Mapped[bool] = mapped_column(default=True)  # else the router leaves it out
     restarts: Mapped[int] = mapped_column(default=0)  # in a row, reset by a long healthy run
     next_start_at: Mapped[float] = mapped_column(default=0.0)
     exit_code: Mapped[int | None]

@@ -65,8 +65,8 @@ def _end(store: Store, work: Build | Release) -> End | None:
     if release is not None:
         if release.state in UNDER_WAY:
             return None
-        failed = release.state == ReleaseState.FAILED
-        return End("failed" if failed else "live", release.reason, release.version)
+        live = release.state in (ReleaseState.LIVE, ReleaseState.RETIRED)
+        return End("live" if live else release.state.value, release.reason, release.version)
     if build is None:
         return End("failed", "The app was destroyed.", None)
     if build.state not in BUILD_ENDED or build.state == BuildState.SUCCEEDED:

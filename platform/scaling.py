@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from shipway.platform import applog, auth, events, formation, names, releases, shapes
 from shipway.platform.errors import Conflict, InvalidInput, NotFound
 from shipway.platform.formation import TASK_TYPES
-from shipway.platform.models import App, Formation, Instance, Release, User
+from shipway.platform.models import App, Formation, Instance, User
 from shipway.platform.shapes import View
 from shipway.platform.states import Desired, InstanceState, ReleaseState
 from shipway.platform.store import Store, signal
@@ -42,22 +42,33 @@ def quantities(store: Store, user: User, name: str) -> dict[str, int]:
 def scale(store: Store, user: User, name: str, changes: Mapping[str, str]) -> View:
     """Change how many run, touching only the difference; `changes` are like {"web": "3", "worker": "+1"}.
 
-    Answers {"formation": {type: quantity}, "instances": [ids that start or stop]}: `settle` waits for those. Without
-    a release it is only stored. Raises InvalidInput, InvalidName, NotFound for a process type that there is none of.
+    Answers {"formation": {type: quantity}, "instances": [ids that start or stop], "release": the one it made or None}:
+    `settle` waits for the instances. The first time that a process type is scaled is a release, as a change of what
+    the app is. Without a release it is only stored. Raises InvalidInput, InvalidName, NotFound for a process type that there is none of.
     """
     if not changes:
         raise InvalidInput("Say what to scale: web=3, or worker+1.")
     with store.transaction() as db:
         app = auth.app_for(db, user, name)
         known = _known_types(db, app)
-        for kind, amount in changes.items():
-            _set_quantity(db, app, _checked_type(kind, app, known), amount)
+        first = {
+            kind: quantity
+            for kind, amount in changes.items()
+            if (quantity := _set_quantity(db, app, _checked_type(kind, app, known), amount))
+            is not None
+        }
         db.flush()
-        touched = _apply(db, app, store.now(db))
+        now = store.now(db)
+        made = None
+        if first:
+            what = " ".join(f"{kind}={quantity}" for kind, quantity in first.items())
+            made = releases.rescaled(db, app, user, now, f"Scale {what}")
+        touched = _apply(db, app, now, changes)
         result = shapes.quantities(db, app)
+        view = shapes.release(made, current=True) if made else None
     told = " ".join(f"{kind}@{result.get(kind, 0)}" for kind in changes)
     applog.append(store.settings, name, "app[api]", f"Scaled to {told} by user {user.name}")
-    return {"formation": result, "instances": touched}
+    return {"formation": result, "instances": touched, "release": view}
 
 
 def replace(store: Store, user: User, name: str, process: str) -> View:
@@ -92,7 +103,7 @@ def restart(store: Store, user: User, name: str) -> View:
         base = releases.newest(db, app)
         if base is None:
             raise Conflict(f"{name} has no release yet: push some code first.")
-        release = releases.again(db, app, user, store.now(db), base, description="Restart")
+        release = releases.again(db, app, user, store.now(db), base, "Restart", runs_release=False)
         view = shapes.release(release, current=False)
     applog.append(store.settings, name, "app[api]", f"Restart by user {user.name}")
     return view
@@ -165,7 +176,8 @@ def _checked_type(kind: str, app: App, known: list[str]) -> str:
     return kind
 
 
-def _set_quantity(db: Session, app: App, kind: str, amount: str) -> None:
+def _set_quantity(db: Session, app: App, kind: str, amount: str) -> int | None:
+    """Scale a type; to how many, if that was never done before and is another number than it had."""
     match = AMOUNT.fullmatch(amount)
     if not match:
         raise InvalidInput(
@@ -179,19 +191,25 @@ def _set_quantity(db: Session, app: App, kind: str, amount: str) -> None:
     step = {"": -before, "+": 0, "-": 0}[match["sign"]]
     number = int(match["number"]) * (-1 if match["sign"] == "-" else 1)
     quantity = names.quantity(before + step + number)
-    if row is None:
-        db.add(Formation(app_id=app.id, process_type=kind, quantity=quantity))
-    else:
-        row.quantity = quantity
+    first = formation.set_quantity(db, app, kind, quantity)
+    return quantity if first and quantity != before else None
 
 
-def _apply(db: Session, app: App, now: float) -> list[int]:
-    """Fill what serves, and what is being deployed; ids of the instances that this starts or stops."""
-    deploying = select(Release).where(
-        Release.app_id == app.id, Release.state == ReleaseState.DEPLOYING
-    )
+def _apply(db: Session, app: App, now: float, scaled: Collection[str] = ()) -> list[int]:
+    """Fill what serves, and what is being deployed; ids of the instances that this starts or stops.
+
+    The releases that serve or are on their way take over how many there are of the types `scaled`.
+    """
     current = releases.current(db, app)
-    targets = {release.id: release for release in (current, *db.scalars(deploying)) if release}
+    ahead = releases.under_way(db, app)
+    for release in (current, *ahead):
+        if release:
+            new = formation.planned(db, app, release)
+            old = release.formation or new
+            release.formation = {**new, **old, **{k: new[k] for k in scaled if k in new}}
+    db.flush()
+    deploying = [release for release in ahead if release.state == ReleaseState.DEPLOYING]
+    targets = {release.id: release for release in (current, *deploying) if release}
     before = {row.id for release in targets.values() for row in formation.running(db, release)}
     for release in targets.values():
         formation.fill(db, app, release, now)

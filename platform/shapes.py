@@ -135,6 +135,7 @@ def release(row: Release, *, current: bool) -> View:
         "build": row.build_id,
         "image": row.image,
         "processes": row.processes,
+        "formation": row.formation or {},
         "created_at": row.created_at,
         "ended_at": row.ended_at,
     }

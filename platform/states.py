@@ -14,7 +14,7 @@ class BuildState(StrEnum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
-    SUPERSEDED = "superseded"  # a newer push of the same app came before this one was begun
+    SUPERSEDED = "superseded"  # a newer push of the same app came before this one was done
 
 
 class ReleaseState(StrEnum):
@@ -24,6 +24,8 @@ class ReleaseState(StrEnum):
     DEPLOYING = "deploying"
     LIVE = "live"
     FAILED = "failed"
+    CANCELLED = "cancelled"
+    SUPERSEDED = "superseded"  # a newer release came before this one was live
     RETIRED = "retired"  # was live; a newer release took over
 
 
@@ -78,6 +80,7 @@ BUILD: Moves = {
             BuildState.SUCCEEDED,
             BuildState.FAILED,
             BuildState.CANCELLED,
+            BuildState.SUPERSEDED,
         }
     ),
     BuildState.SUCCEEDED: frozenset(),
@@ -86,12 +89,29 @@ BUILD: Moves = {
     BuildState.SUPERSEDED: frozenset(),
 }
 RELEASE: Moves = {
-    ReleaseState.PENDING: frozenset({ReleaseState.DEPLOYING, ReleaseState.FAILED}),
+    # pending -> live: a change of scale, which needs no deploy
+    ReleaseState.PENDING: frozenset(
+        {
+            ReleaseState.DEPLOYING,
+            ReleaseState.LIVE,
+            ReleaseState.FAILED,
+            ReleaseState.CANCELLED,
+            ReleaseState.SUPERSEDED,
+        }
+    ),
     ReleaseState.DEPLOYING: frozenset(
-        {ReleaseState.DEPLOYING, ReleaseState.LIVE, ReleaseState.FAILED}
+        {
+            ReleaseState.DEPLOYING,
+            ReleaseState.LIVE,
+            ReleaseState.FAILED,
+            ReleaseState.CANCELLED,
+            ReleaseState.SUPERSEDED,
+        }
     ),
     ReleaseState.LIVE: frozenset({ReleaseState.RETIRED}),
     ReleaseState.FAILED: frozenset(),
+    ReleaseState.CANCELLED: frozenset(),
+    ReleaseState.SUPERSEDED: frozenset(),
     ReleaseState.RETIRED: frozenset(),
 }
 INSTANCE: Moves = {
@@ -142,6 +162,8 @@ OF_RELEASE: Mapping[ReleaseState, Outcome] = {
     ReleaseState.LIVE: Outcome.SUCCEEDED,
     ReleaseState.RETIRED: Outcome.SUCCEEDED,
     ReleaseState.FAILED: Outcome.DEPLOY_FAILED,
+    ReleaseState.CANCELLED: Outcome.CANCELLED,
+    ReleaseState.SUPERSEDED: Outcome.SUPERSEDED,
 }
 
 

@@ -217,7 +217,10 @@ class Lab:
                 formation.fill(db, release.app, release, now)
                 continue
             states = {row.state for row in formation.running(db, release)}
-            if InstanceState.CRASHED in states:
+            if release.end_wanted:
+                formation.retire(db, release.app, formation.running(db, release))
+                move(db, release, releases.ENDS[release.end_wanted], ended_at=now)
+            elif InstanceState.CRASHED in states:
                 say(db, release.stream, " !     Deploy failed: web.1: Process exited with status 3")
                 formation.retire(db, release.app, formation.running(db, release))
                 move(db, release, ReleaseState.FAILED, reason="web.1: Process exited with status 3")
@@ -235,6 +238,7 @@ class Lab:
             formation.retire(db, release.app, formation.running(db, row))
             move(db, row, ReleaseState.RETIRED)
         release.app.release_id = release.id
+        formation.adopt(db, release.app, release)
         move(db, release, ReleaseState.LIVE, ended_at=now)
         say(db, release.stream, f"       Released v{release.version}")
 

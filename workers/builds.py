@@ -22,7 +22,7 @@ from shipway.buildpacks.dockerfile import Recipe
 from shipway.buildpacks.errors import BuildFailed, StackFailed
 from shipway.buildpacks.gate import Gate
 from shipway.buildpacks.stacks import Stack, ensure_stack
-from shipway.platform import applog, buildsettings, events, releases
+from shipway.platform import applog, builds, buildsettings, events, releases
 from shipway.platform.errors import LeaseLost, ShipwayError
 from shipway.platform.files import atomic_write
 from shipway.platform.models import App, Build, User
@@ -393,6 +393,7 @@ class BuildRun:
                 config=app.config,
                 build=row,
                 commit=build.commit or None,
+                overrides=True,
             )
         self._log(f"Deploy {self._what} by user {build.user.name}")
         self._log(f"Release v{release.version} created by user {build.user.name}")
@@ -428,7 +429,9 @@ class BuildRun:
 
     def _interrupt(self, error: Exception) -> None:
         if isinstance(error, CancelRequested):
-            self._end(BuildState.CANCELLED, "Cancelled.", " !     Build cancelled.")
+            with self._ctx.store.reading() as db:
+                state, reason = builds.end_asked_for(db.get_one(Build, self._build.id))
+            self._end(state, reason, f" !     {reason}")
         elif isinstance(error, Stopping):
             claims.give_back(self._ctx.store, self._build)
         # A lease that was lost: the build is another's, and so is its row.

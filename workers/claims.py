@@ -8,7 +8,7 @@ import contextlib
 from sqlalchemy import Select, and_, exists, or_, select
 from sqlalchemy.orm import Session, aliased, joinedload
 
-from shipway.platform import events, formation
+from shipway.platform import builds, events, formation, releases
 from shipway.platform.errors import LeaseLost
 from shipway.platform.models import App, Build, Release
 from shipway.platform.states import BuildState, ReleaseState, State
@@ -16,7 +16,6 @@ from shipway.platform.store import LEASE, Store, Work, move, say, signal
 from shipway.workers import owner
 
 MAX_ATTEMPTS = 3
-UNFINISHED = (ReleaseState.PENDING, ReleaseState.DEPLOYING)
 
 
 def claim_build(store: Store, me: str) -> Build | None:
@@ -62,13 +61,13 @@ def still_held(db: Session, work: Work) -> Work | None:
 
 def release_dead(store: Store) -> int:
     """End the leases of processes of this machine that are no more; how many."""
-    builds = _held_by_dead(store, Build, BuildState.RUNNING)
-    releases = _held_by_dead(store, Release, ReleaseState.DEPLOYING)
-    for build in builds:
+    running = _held_by_dead(store, Build, BuildState.RUNNING)
+    deploys = _held_by_dead(store, Release, ReleaseState.DEPLOYING)
+    for build in running:
         _end_lease(store, build)
-    for release in releases:
+    for release in deploys:
         _end_lease(store, release)
-    return len(builds) + len(releases)
+    return len(running) + len(deploys)
 
 
 def _held_by_dead(store: Store, kind: type[Work], state: State) -> list[Work]:
@@ -122,13 +121,13 @@ def _claimable_releases(store: Store) -> Select[Release]:
     first = ~exists().where(
         lower.app_id == Release.app_id,
         lower.version < Release.version,
-        lower.state.in_(UNFINISHED),
+        lower.state.in_(releases.UNFINISHED),
     )
     return (
         select(Release)
         .join(App, App.id == Release.app_id)
         .where(
-            Release.state.in_(UNFINISHED),
+            Release.state.in_(releases.UNFINISHED),
             Release.lease_until < store.clock(),
             first,
             App.destroyed_at.is_(None),
@@ -143,8 +142,9 @@ def _claimable_releases(store: Store) -> Select[Release]:
 def _take_build(store: Store, db: Session, build: Build, me: str) -> bool:
     now = store.now(db)
     if build.cancel_requested:
-        say(db, build.stream, " !     Build cancelled.")
-        end_build(db, build, BuildState.CANCELLED, "Cancelled.", now)
+        state, reason = builds.end_asked_for(build)
+        say(db, build.stream, f" !     {reason}")
+        end_build(db, build, state, reason, now)
         return False
     if build.attempts >= MAX_ATTEMPTS:
         say(db, build.stream, f" !     Builder lost {build.attempts} times; giving up.")
@@ -168,9 +168,13 @@ def _take_build(store: Store, db: Session, build: Build, me: str) -> bool:
 
 
 def _take_release(store: Store, db: Session, release: Release, me: str) -> bool:
+    if release.end_wanted:
+        state = releases.ENDS[release.end_wanted]
+        end_release(db, release, state, release.reason or "", store.now(db))
+        return False
     if release.attempts >= MAX_ATTEMPTS and release.app.release_id != release.id:
         say(db, release.stream, f" !     Deployer lost {release.attempts} times; giving up.")
-        fail_release(db, release, "deployer lost", store.now(db))
+        end_release(db, release, ReleaseState.FAILED, "deployer lost", store.now(db))
         return False
     move(
         db,
@@ -190,8 +194,10 @@ def end_build(db: Session, build: Build, state: BuildState, reason: str | None, 
     signal(db, events.app_topic(build.app_id), events.output_topic(build.stream))
 
 
-def fail_release(db: Session, release: Release, reason: str, now: float) -> None:
+def end_release(
+    db: Session, release: Release, state: ReleaseState, reason: str, now: float
+) -> None:
     """Give a release up: its instances go, all else stays as it was."""
     formation.retire(db, release.app, formation.running(db, release))
-    move(db, release, ReleaseState.FAILED, reason=reason, ended_at=now)
+    move(db, release, state, reason=reason, ended_at=now)
     signal(db, events.app_topic(release.app_id), events.output_topic(release.stream))

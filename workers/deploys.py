@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from shipway.platform import applog, events, formation
+from shipway.platform import applog, events, formation, releases
 from shipway.platform.errors import LeaseLost, ShipwayError
 from shipway.platform.models import App, Host, Instance, Release
 from shipway.platform.states import Desired, InstanceState, ReleaseState
@@ -20,7 +20,7 @@ from shipway.platform.store import move, say, signal
 from shipway.workers import claims
 from shipway.workers.celery_app import app as celery
 from shipway.workers.context import Context, context
-from shipway.workers.errors import DeployFailed, Stopping
+from shipway.workers.errors import DeployFailed, EndWanted, Stopping
 from shipway.workers.lease import LeaseKeeper
 from shipway.workers.logtail import last_lines
 from shipway.workers.patience import Patience, waited_for, waiting_line
@@ -66,6 +66,8 @@ class Deploy:
             claims.give_back(self._store, self._release)
         except LeaseLost:
             log.info("release %d is another worker's now", self._release.id)
+        except EndWanted:
+            self._end_early()
         except (DeployFailed, ShipwayError) as error:
             self._give_up(error)
         except SQLAlchemyError:
@@ -86,9 +88,7 @@ class Deploy:
 
     def _start_instances(self) -> None:
         with self._store.transaction() as db:
-            release = self._ours(db)
-            if release.app.destroyed_at is not None:
-                raise DeployFailed("The app was destroyed.")
+            release = self._wanted(db)
             if release.attempts == 1:
                 say(db, release.stream, "-----> Launching...")
             formation.fill(db, release.app, release, self._store.now(db))
@@ -99,6 +99,7 @@ class Deploy:
         patience = Patience()
         while True:
             with self._store.reading() as db:
+                self._wanted(db)
                 instances = formation.running(db, self._release)
                 now = self._store.now(db)
             for instance in instances:
@@ -117,10 +118,8 @@ class Deploy:
     def _switch_routes(self) -> int:
         """Have the router serve this release; the generation of routes to wait for."""
         with self._store.transaction() as db:
-            release = self._ours(db)
+            release = self._wanted(db)
             app = release.app
-            if app.destroyed_at is not None:
-                raise DeployFailed("The app was destroyed.")
             if app.release_id != release.id:
                 app.release_id = release.id
                 formation.routes_changed(db, app)
@@ -146,6 +145,7 @@ class Deploy:
                 formation.retire(db, release.app, formation.running(db, older))
                 if older.state == ReleaseState.LIVE:
                     move(db, older, ReleaseState.RETIRED)
+            formation.adopt(db, release.app, release)
             move(db, release, ReleaseState.LIVE, ended_at=now)
             # What was scaled while this was under way.
             formation.fill(db, release.app, release, now)
@@ -179,13 +179,25 @@ class Deploy:
             say(db, release.stream, *_complaint(error, goes_on=before is not None))
             if release.app.release_id == release.id:
                 release.app.release_id = before
-            claims.fail_release(db, release, str(error), self._store.now(db))
+            claims.end_release(db, release, ReleaseState.FAILED, str(error), self._store.now(db))
         applog.append(
             self._ctx.settings,
             self._app.name,
             "app[api]",
             f"Release v{self._release.version} failed: {error}",
         )
+
+    def _end_early(self) -> None:
+        """The new instances go, since the release is not wanted any more."""
+        with self._store.transaction() as db:
+            try:
+                release = self._ours(db)
+            except LeaseLost:
+                return
+            state = releases.ENDS[release.end_wanted or "cancelled"]
+            reason = release.reason or ""
+            say(db, release.stream, f" !     {reason}")
+            claims.end_release(db, release, state, reason, self._store.now(db))
 
     def _crashed(self, instance: Instance) -> DeployFailed:
         path = applog.instance_file(self._ctx.settings, self._app.name, instance.name, instance.id)
@@ -216,6 +228,15 @@ class Deploy:
         with self._store.transaction() as db:
             say(db, self._ours(db).stream, line)
 
+    def _wanted(self, db: Session) -> Release:
+        """As `_ours`, of a release that shall still be deployed. Raises EndWanted, DeployFailed too."""
+        release = self._ours(db)
+        if release.app.destroyed_at is not None:
+            raise DeployFailed("The app was destroyed.")
+        if release.end_wanted and release.app.release_id != release.id:
+            raise EndWanted
+        return release
+
     def _ours(self, db: Session) -> Release:
         """The release's row in this transaction. Raises LeaseLost if it is another's by now."""
         row = claims.still_held(db, self._release)
@@ -231,7 +252,7 @@ def _others(db: Session, release: Release) -> list[Release]:
             select(Release).where(
                 Release.app_id == release.app_id,
                 Release.id != release.id,
-                Release.state.in_((ReleaseState.LIVE, ReleaseState.RETIRED, ReleaseState.FAILED)),
+                Release.state.not_in(releases.UNFINISHED),
                 (Release.state == ReleaseState.LIVE)
                 | Release.id.in_(
                     select(Instance.release_id).where(Instance.desired == Desired.RUNNING)

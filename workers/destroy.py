@@ -46,7 +46,7 @@ def _is_quiet(ctx: Context, app: App) -> bool:
         now = ctx.store.now(db)
         for release in _open_releases(db, app):
             if release.lease_until < now:
-                claims.fail_release(db, release, "The app was destroyed.", now)
+                claims.end_release(db, release, ReleaseState.FAILED, "The app was destroyed.", now)
         for build in _running(db, app):
             build.cancel_requested = True
             if build.lease_until < now:

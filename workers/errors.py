@@ -33,5 +33,9 @@ class Stopping(Interrupted):
     """The process is ending: the work is given back for another to go on with."""
 
 
+class EndWanted(Interrupted):
+    """Somebody asked for the end of this deploy, or a newer one has taken its place."""
+
+
 class CancelRequested(Interrupted):
     """Somebody asked for the end of this build."""

@@ -305,8 +305,9 @@ class InstanceWork:
 
 
 def _tell_router(db: Session, row: Instance) -> None:
-    app = db.get(App, row.app_id)
-    if app and app.release_id == row.release_id and row.process_type == WEB:
+    app, fresh = db.get(App, row.app_id), db.get(Instance, row.id)
+    # An instance may have come to another release since the row was read: see releases.rescaled.
+    if app and fresh and app.release_id == fresh.release_id and row.process_type == WEB:
         formation.routes_changed(db, app)
 
 

@@ -8,13 +8,12 @@ from pathlib import Path
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from shipway.platform import applog, branches
+from shipway.platform import applog, branches, releases
 from shipway.platform.models import App, Build, Instance, Release
 from shipway.platform.repos import Repos
 from shipway.platform.states import BuildState, InstanceState, ReleaseState
 from shipway.workers.context import Context
 
-KEPT_RELEASES = 10  # per app, of those that went live: what a rollback can go back to
 LOG_DAYS = 7.0  # for so long an ended instance's file stays, however full the app's folder is
 APP_LOGS = 4  # files of settings.log_size that one app's folder may hold in all
 DAY = 86_400.0
@@ -75,23 +74,14 @@ def prune_images(ctx: Context) -> int:
 def kept_images(db: Session) -> set[str]:
     """The images of releases that run, may run, or may be gone back to, and of each app's last good build."""
     kept: set[str] = set()
-    for app_id in db.scalars(select(App.id)):
-        newest = (
-            select(Release.image)
-            .where(
-                Release.app_id == app_id,
-                Release.state.in_((ReleaseState.LIVE, ReleaseState.RETIRED)),
-            )
-            .order_by(Release.version.desc())
-            .limit(KEPT_RELEASES)
-        )
+    for app in db.scalars(select(App)):
         built = (
             select(Build.image)
-            .where(Build.app_id == app_id, Build.state == BuildState.SUCCEEDED)
+            .where(Build.app_id == app.id, Build.state == BuildState.SUCCEEDED)
             .order_by(Build.id.desc())
             .limit(1)
         )
-        kept.update(db.scalars(newest))
+        kept |= releases.restorable(db, app)
         kept.update(image for image in db.scalars(built) if image)
     open_states = (ReleaseState.PENDING, ReleaseState.DEPLOYING, ReleaseState.LIVE)
     kept.update(db.scalars(select(Release.image).where(Release.state.in_(open_states))))

@@ -309,6 +309,7 @@ def test_scaling_without_a_release_is_stored(api: Lab) -> None:
     assert api.ok("PATCH", "/apps/early/formation", {"web": 2, "worker": "+1"}) == {
         "formation": {"web": 2, "worker": 1},
         "instances": [],
+        "release": None,
     }
     api.deployed("early")
     names = sorted(row["name"] for row in api.ok("GET", "/apps/early/ps"))

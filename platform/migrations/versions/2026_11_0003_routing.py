@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "2026_11_routing_settings"
+revision = "2026_11_0003"
 down_revision = "2026_11_0002"
 branch_labels = None
 depends_on = None
