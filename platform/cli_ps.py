@@ -52,6 +52,7 @@ def ps(
     rows = [
         {
             **row,
+            "state": row["state"] if row["ready"] else "not ready",
             "uptime": duration(time.time() - row["up_at"])
             if row["up_at"] and row["state"] == "up"
             else "",

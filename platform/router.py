@@ -102,6 +102,7 @@ def read_wanted(db: Session, settings: Settings, *, owed_only: bool) -> Wanted:
         .where(
             Instance.process_type == WEB,
             Instance.desired == Desired.RUNNING,
+            Instance.ready,
             App.id.in_(chosen),
         )
         .order_by(Instance.number)

@@ -148,6 +148,7 @@ def instance(row: Instance) -> View:
         "name": row.name,
         "process_type": row.process_type,
         "state": row.state.value,
+        "ready": row.ready,
         "desired": row.desired.value,
         "version": row.release.version,
         "command": row.release.processes.get(row.process_type, ""),

@@ -130,6 +130,7 @@ class Agent:
                 self._selector.register(fd, selectors.EVENT_READ, instance_id)
 
     def _unwatch(self, instance_id: int) -> None:
+        self._work.let_be(instance_id)
         for fd in (fds := self._watched.pop(instance_id, [])):
             self._selector.unregister(fd)
         health.close_all(fds)

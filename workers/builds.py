@@ -33,7 +33,7 @@ from shipway.runtime.errors import ImageError, RuntimeFailure
 from shipway.runtime.images import archives
 from shipway.runtime.images.store import Image
 from shipway.runtime.spec import IdRange, Limits
-from shipway.workers import claims, reach, retention, submodules
+from shipway.workers import appjson, claims, reach, retention, submodules
 from shipway.workers.celery_app import app as celery
 from shipway.workers.console import Console
 from shipway.workers.context import Context, context
@@ -95,6 +95,7 @@ class BuildRun:
         self._gate = self._make_gate()
         self._builder: str | None = None
         self._inputs: str | None = None
+        self._manifest: appjson.Manifest | None = None
         self._console = Console(ctx.store, claimed.stream)
         self._stop = threading.Event()  # the build container ends when it is set
         self._interrupted: Exception | None = None  # why
@@ -155,11 +156,14 @@ class BuildRun:
         if modules:
             place = self._place_for_submodules()
             submodules.fetch(self._ctx.engine, stack.build_image, source, modules, place)
+        self._manifest = appjson.manifest(source)
         self._builder = self._choose(source)
         request = self._request(stack, source)
         spent = time.monotonic() - began
         with self._watched_disk():
             made = self._built(request)
+        for kind in appjson.strangers(self._manifest, made.processes):
+            self._output(f" !     app.json has healthchecks for {kind}, which is no process type")
         return replace(made, phases={"source": spent, **made.phases})
 
     def _built(self, request: BuildRequest) -> BuildResult:
@@ -207,7 +211,7 @@ class BuildRun:
             return None
         if not last.image or self._ctx.engine.images.refs().get(self._ref(last.id)) != last.image:
             return None
-        self._builder = last.builder
+        self._builder, self._manifest = last.builder, last.manifest
         return BuildResult(last.image, dict(last.processes or {}), {}, 0)
 
     def _refuse_pointers(self, repos: Repos) -> None:
@@ -380,6 +384,7 @@ class BuildRun:
             row.image, row.phases = result.image, dict(result.phases)
             row.processes = dict(result.processes)
             row.builder, row.inputs = self._builder, self._inputs
+            row.manifest = self._manifest
             db.flush()
             claims.end_build(db, row, BuildState.SUCCEEDED, None, now)
             release = releases.create(
@@ -393,6 +398,7 @@ class BuildRun:
                 config=app.config,
                 build=row,
                 commit=build.commit or None,
+                manifest=self._manifest,
                 overrides=True,
             )
         self._log(f"Deploy {self._what} by user {build.user.name}")

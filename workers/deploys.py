@@ -17,7 +17,7 @@ from shipway.platform.errors import LeaseLost, ShipwayError
 from shipway.platform.models import App, Host, Instance, Release
 from shipway.platform.states import Desired, InstanceState, ReleaseState
 from shipway.platform.store import move, say, signal
-from shipway.workers import claims
+from shipway.workers import checks, claims
 from shipway.workers.celery_app import app as celery
 from shipway.workers.context import Context, context
 from shipway.workers.errors import DeployFailed, EndWanted, Stopping
@@ -95,7 +95,8 @@ class Deploy:
 
     def _await_up(self) -> None:
         """Return once every instance is up. Raises DeployFailed for the first that is not going to be."""
-        deadline = time.monotonic() + self._ctx.settings.boot_timeout + HOST_GRACE
+        boot = self._ctx.settings.boot_timeout + checks.patience(self._release.manifest)
+        deadline = time.monotonic() + boot + HOST_GRACE
         patience = Patience()
         while True:
             with self._store.reading() as db:

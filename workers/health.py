@@ -40,7 +40,7 @@ def await_answer(
     while (left := deadline - time.monotonic()) > 0:
         if _ask(address, host, min(left, ANSWER_TIMEOUT), ended):
             return Outcome.UP
-        if _readable(ended, min(pause, left)):
+        if readable(ended, min(pause, left)):
             return Outcome.ENDED
         pause = min(pause * 1.5, LONGEST_PAUSE)
     return Outcome.TIMEOUT
@@ -48,7 +48,7 @@ def await_answer(
 
 def await_alive(seconds: float, ended: Sequence[int]) -> Outcome:
     """Return UP if nothing ended for so long."""
-    return Outcome.ENDED if _readable(ended, seconds) else Outcome.UP
+    return Outcome.ENDED if readable(ended, seconds) else Outcome.UP
 
 
 def listening(table: str) -> list[tuple[bool, int]]:
@@ -117,7 +117,8 @@ def _ready(sock: socket.socket, what: int, deadline: float, ended: Sequence[int]
     return sock.fileno() in events and len(events) == 1
 
 
-def _readable(fds: Sequence[int], timeout: float) -> bool:
+def readable(fds: Sequence[int], timeout: float) -> bool:
+    """Whether one of the descriptors gets readable within `timeout` seconds."""
     poll = select.poll()
     for fd in fds:
         poll.register(fd, select.POLLIN)
@@ -126,7 +127,7 @@ def _readable(fds: Sequence[int], timeout: float) -> bool:
 
 def raised(fd: int) -> bool:
     """Whether an eventfd was written to."""
-    return _readable([fd], 0)
+    return readable([fd], 0)
 
 
 def close_all(fds: Sequence[int]) -> None:

@@ -21,9 +21,9 @@ from shipway.platform.store import move, signal
 from shipway.runtime.containers.container import Container, Exit
 from shipway.runtime.errors import ContainerExists, ContainerLost, NoSuchContainer, RuntimeFailure
 from shipway.runtime.spec import ContainerSpec, IdRange, Limits
-from shipway.workers import backoff, health
+from shipway.workers import backoff, checks, health
 from shipway.workers.context import Context
-from shipway.workers.program import port, program
+from shipway.workers.program import inside, port, program
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,7 @@ WEB = "web"
 EXIT_WAIT = 5.0  # seconds the monitor has to note how a process ended
 SIGTERM_BIT = 1 << 14
 KILLED = 137
+MOST_SAID = 16 << 10  # bytes of what a check's command says that are kept
 
 
 def environment(ctx: Context, row: Instance) -> dict[str, str]:
@@ -87,6 +88,8 @@ class InstanceWork:
     def __init__(self, ctx: Context) -> None:
         self._ctx = ctx
         self._store = ctx.store
+        self._watches: dict[int, checks.Watch] = {}  # by instance id
+        self._unwell: dict[str, str] = {}  # why we ended a container, by its id
 
     # -- start -----------------------------------------------------------------------------------
 
@@ -140,41 +143,120 @@ class InstanceWork:
             self.ended(row)
             return []
         if row.state == InstanceState.UP or self._await_up(row, container, [*fds, abort]):
+            self._watch(row, container)
             return fds
         health.close_all(fds)
         return []
 
     def _await_up(self, row: Instance, container: Container, ended: list[int]) -> bool:
-        timeout = self._ctx.settings.boot_timeout
-        if row.process_type == WEB:
-            host = self._ctx.settings.app_host(row.app.name)
-            address = (container.ip, self._port(row))
-            outcome = health.await_answer(address, host, timeout, ended)
-        else:
-            outcome = health.await_alive(health.ALIVE, ended)
+        outcome, why = self._await_well(row, container, ended)
         if outcome == health.Outcome.UP:
             return self._note_up(row, container)
         if outcome == health.Outcome.TIMEOUT:
-            self._boot_timeout(row, container)
+            self._boot_timeout(row, why or self._unbound(row, container))
         elif not health.raised(ended[-1]):
             self.ended(row)
         return False
 
-    def _boot_timeout(self, row: Instance, container: Container) -> None:
+    def _await_well(
+        self, row: Instance, container: Container, ended: list[int]
+    ) -> tuple[health.Outcome, str]:
+        """By the app's own checks, and where it has none by whether it answers, or stays alive."""
+        own = checks.at_start(checks.of(row.release.manifest, row.process_type))
+        startup = [check for check in own if check.type == checks.STARTUP]
+        target = self._target(row, container)
+        outcome = health.Outcome.UP
+        if row.process_type == WEB and not any(c.way in ("path", "listening") for c in startup):
+            timeout = self._ctx.settings.boot_timeout
+            outcome = health.await_answer((container.ip, target.port), target.host, timeout, ended)
+        elif row.process_type != WEB and not startup:
+            outcome = health.await_alive(health.ALIVE, ended)
+        if outcome != health.Outcome.UP:
+            return outcome, ""
+        return checks.await_well(own, target, ended, lambda text: self._log(row, text))
+
+    def _target(self, row: Instance, container: Container) -> checks.Target:
+        engine = self._ctx.engine
+        image = engine.images.get(row.release.image)
+
+        def run(command: str | tuple[str, ...], timeout: float) -> tuple[int, str]:
+            said = bytearray()
+
+            def take(chunk: bytes) -> None:
+                said.extend(chunk[: max(0, MOST_SAID - len(said))])
+
+            args = inside(image, command)
+            found = engine.execute_in(row.container, args, output=take, timeout=timeout)
+            return found.code, said.decode(errors="replace")
+
+        return checks.Target(
+            address=container.ip or "",
+            port=port(image.config),
+            host=self._ctx.settings.app_host(row.app.name),
+            pid=container.pid,
+            began=time.monotonic(),
+            run=run,
+        )
+
+    def _unbound(self, row: Instance, container: Container) -> str:
         seconds = f"{self._ctx.settings.boot_timeout:g} seconds"
-        text = f"Error R10 (Boot timeout) -> Web process failed to bind to $PORT within {seconds} of launch"
+        text = f"Web process failed to bind to $PORT within {seconds} of launch"
         hint = health.misbound(container.pid, self._port(row))
-        text = f"{text}: {hint}" if hint else text
+        return f"{text}: {hint}" if hint else text
+
+    def _boot_timeout(self, row: Instance, why: str) -> None:
+        text = f"Error R10 (Boot timeout) -> {why}"
         self._log(row, text)
         self._log(row, "Stopping process with SIGKILL")
         with contextlib.suppress(RuntimeFailure):
             self._ctx.engine.stop(row.container, 0.0)
         self._crash(row, KILLED, text)
 
+    # -- while it runs ---------------------------------------------------------------------------
+
+    def _watch(self, row: Instance, container: Container) -> None:
+        """Begin the checks of an instance that is up, if it has some for that."""
+        own = checks.of(row.release.manifest, row.process_type)
+        lasting = [check for check in own if check.type != checks.STARTUP]
+        if not lasting:
+            return
+        self._watches[row.id] = checks.Watch(
+            lasting,
+            self._target(row, container),
+            is_ready=row.ready,
+            ready=lambda ready, why: self._set_ready(row, why, ready=ready),
+            dead=lambda why: self._replace(row, why),
+        )
+
+    def let_be(self, instance_id: int) -> None:
+        """End the checks of an instance."""
+        if watch := self._watches.pop(instance_id, None):
+            watch.stop()
+
+    def _set_ready(self, row: Instance, why: str, *, ready: bool) -> None:
+        with self._store.transaction() as db:
+            fresh = db.get(Instance, row.id)
+            if fresh is None or (fresh.fence, fresh.state) != (row.fence, InstanceState.UP):
+                return
+            fresh.ready = ready
+            db.flush()
+            _tell_router(db, row)
+            signal(db, events.app_topic(row.app_id))
+        self._log(row, "Ready again, back in the routes" if ready else f"Out of the routes: {why}")
+
+    def _replace(self, row: Instance, why: str) -> None:
+        """End an instance that is not alive any more, as far as its check can tell; a crash like any other."""
+        self._set_ready(row, why, ready=False)
+        self._unwell[row.container] = why
+        self._log(row, "Stopping all processes with SIGTERM")
+        with contextlib.suppress(NoSuchContainer, ContainerLost):
+            self._ctx.engine.stop(row.container, self._ctx.settings.stop_grace)
+
     # -- end -------------------------------------------------------------------------------------
 
     def ended(self, row: Instance) -> None:
         """Write down how an instance that nobody stopped came to its end."""
+        why = self._unwell.pop(row.container, None)
         try:
             found = self._ctx.engine.wait(row.container, EXIT_WAIT)
         except ContainerLost:
@@ -182,7 +264,7 @@ class InstanceWork:
         except NoSuchContainer:
             self._crash(row, None, "its container was gone", counts=False)
         else:
-            self._crash(row, found.code if found else None, self._how(row, found))
+            self._crash(row, found.code if found else None, why or self._how(row, found))
 
     def stop(self, row: Instance) -> None:
         """End an instance that is not wanted: SIGTERM, its grace, SIGKILL."""
@@ -237,7 +319,7 @@ class InstanceWork:
         with self._store.transaction() as db:
             now = self._store.now(db)
             if not self._swap(
-                db, row, InstanceState.UP, up_at=now, address=container.ip, port=number
+                db, row, InstanceState.UP, up_at=now, address=container.ip, port=number, ready=True
             ):
                 return False
             _tell_router(db, row)

@@ -47,6 +47,12 @@ def program(engine: Engine, image: Image, kind: str, command: str) -> Program:
     )
 
 
+def inside(image: Image, command: str | tuple[str, ...]) -> tuple[str, ...]:
+    """How to run a command in a container that runs the image; text is for its shell."""
+    words = ("/bin/sh", "-c", command) if isinstance(command, str) else command
+    return processes.started(image.config, words)
+
+
 def port(config: ImageConfig) -> int:
     """Where requests go to: the one TCP port that an image exposes, else the usual one."""
     exposed = [each.partition("/")[0] for each in config.exposed_ports if not each.endswith("/udp")]

@@ -72,6 +72,7 @@ def _rebase_app(ctx: Context, engine: Engine, stack: Stack, app_id: int) -> int 
             processes=dict(base.processes),
             config=app.config,
             commit=base.commit,
+            manifest=base.manifest,
         )
         return release.version
 

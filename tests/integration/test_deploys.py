@@ -1,0 +1,141 @@
+"""Deploys on real parts: health checks, the release phase, one deploy in another's place, draining."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from shipway.platform.models import App, Release, User
+from shipway.platform.states import InstanceState, ReleaseState
+from support import link_stack, scratch
+from workerlab import SERVER, Platform, get, server, until
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="containers need root")
+
+UP = InstanceState.UP
+# A server whose checks' answers a test can change.
+CHECKED = SERVER.replace(
+    'if self.path == "/crash":',
+    'if self.path.startswith("/set"):\n            open("/tmp/status", "w").write(self.path[4:])\n'
+    '        if self.path == "/check":\n            self.send_response(status())\n'
+    "            self.end_headers()\n            return\n"
+    '        if self.path == "/crash":',
+).replace(
+    "class Handler",
+    "def status():\n    try:\n        return int(open('/tmp/status').read())\n"
+    "    except OSError:\n        return FIRST\nclass Handler",
+)
+
+
+def checked(first: int, *checks: dict[str, Any], **more: Any) -> dict[str, str]:
+    """An app whose /check answers with `first` until /set… says otherwise, with these checks."""
+    return {
+        "app.py": f"TEXT = 'one'\nFIRST = {first}\n{CHECKED}",
+        "Procfile": "web: python3 app.py\n",
+        "app.json": json.dumps({"healthchecks": {"web": checks}, **more}),
+    }
+
+
+@pytest.fixture(scope="module")
+def platform() -> Iterator[Platform]:
+    with scratch() as data:
+        link_stack(data / "runtime")
+        made = Platform(data, "deploys")
+        try:
+            made.start("redis", "worker", "host")
+            made.wait_ready()
+            yield made
+        finally:
+            made.end()
+            for path in data.glob("*.err"):
+                if text := path.read_text():
+                    sys.stderr.write(f"--- {path.name}\n{text}")
+
+
+@pytest.fixture
+def app(platform: Platform, request: pytest.FixtureRequest) -> Iterator[str]:
+    """An app of its own for each test, destroyed at the end."""
+    name = request.node.name.removeprefix("test_").replace("_", "-")[:28].strip("-")
+    app_id = platform.create(name)
+    yield name
+    with platform.store.transaction() as db:
+        row = db.get(App, app_id)
+        if row is not None:
+            row.destroyed_at = platform.store.now(db)
+
+
+def user(platform: Platform) -> User:
+    with platform.store.reading() as db:
+        return db.get_one(User, 1)
+
+
+def release(platform: Platform, app: str, version: int) -> Release:
+    with platform.store.reading() as db:
+        query = select(Release).join(App, App.id == Release.app_id)
+        return db.scalars(query.where(App.name == app, Release.version == version)).one()
+
+
+def state(platform: Platform, app: str, version: int) -> ReleaseState:
+    return release(platform, app, version).state
+
+
+# -- health checks ------------------------------------------------------------------------------
+
+
+def test_a_check_that_fails_keeps_the_old(platform: Platform, app: str) -> None:
+    """A startup check that does not succeed in its time fails the deploy by its name; the old goes on untouched."""
+    platform.push(app, server("one"))
+    (first,) = platform.instances(app, UP)
+    check = {"type": "startup", "name": "is well", "path": "/check", "attempts": 1}
+    made = platform.push(app, checked(503, {**check, "wait": 0.5, "timeout": 0.5}))
+    assert made is not None
+    assert made.state == ReleaseState.FAILED
+    assert "health check is well answered 503, expected 200 to 399" in (made.reason or "")
+    assert get(first) == "one web.1 v1"
+    made = platform.push(
+        app, checked(204, check, {"type": "startup", "command": ["test", "-e", "app.py"]})
+    )
+    assert made is not None
+    assert made.state == ReleaseState.LIVE
+
+
+def test_an_app_json_that_is_wrong_ends_the_build(platform: Platform, app: str) -> None:
+    """Before anything is built, with the file, the line and what was expected."""
+    build_id = platform.queue(
+        platform.app_id(app), platform.commit(app, checked(200, {"type": "startup", "path": "up"}))
+    )
+    assert platform.outcome(build_id) is None
+    assert "app.json line 1: healthchecks.web[0].path is 'up'" in platform.said(build_id)
+
+
+def test_an_instance_that_is_not_alive_is_started_again(platform: Platform, app: str) -> None:
+    """A liveness check that fails ends the instance and counts as a crash; the next one is well."""
+    check = {"type": "liveness", "path": "/check", "attempts": 2, "wait": 0.2, "timeout": 1}
+    platform.push(app, checked(200, check))
+    (instance,) = platform.instances(app, UP)
+    pid = platform.pid(instance)
+    get(instance, "/set500")
+    until(lambda: [i for i in platform.instances(app, UP) if i.restarts == 1], 15)
+    (again,) = platform.instances(app, UP)
+    assert platform.pid(again) != pid
+    assert again.ready
+    assert "liveness check /check answered 500, expected 200 to 399" in platform.log(app)
+
+
+def test_an_instance_that_is_not_ready_gets_no_requests(platform: Platform, app: str) -> None:
+    """A readiness check that fails takes it out of the routes, and back in once it succeeds; it runs on meanwhile."""
+    check = {"type": "readiness", "path": "/check", "attempts": 2, "wait": 0.2, "timeout": 1}
+    platform.push(app, checked(200, check))
+    (instance,) = platform.instances(app, UP)
+    pid, routes = platform.pid(instance), platform.app(app).routes_wanted
+    get(instance, "/set503")
+    until(lambda: not platform.instances(app)[0].ready, 10)
+    assert platform.app(app).routes_wanted > routes
+    get(instance, "/set200")
+    until(lambda: platform.instances(app)[0].ready, 10)
+    assert platform.pid(instance) == pid
+    assert "Out of the routes: readiness check /check answered 503" in platform.log(app)
