@@ -1,7 +1,6 @@
 """The container engine: a library, no daemon. Threads and processes may share one engine root."""
 
 import builtins
-import dataclasses
 import os
 import platform
 import threading
@@ -14,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from shipway.runtime import readiness
 from shipway.runtime.config import EngineConfig
-from shipway.runtime.containers import ending, lifecycle, removal, sweeping
-from shipway.runtime.containers.attach import Attachment
+from shipway.runtime.containers import ending, lifecycle, once, removal, sweeping
 from shipway.runtime.containers.container import (
     Container,
     Exit,
@@ -24,35 +22,26 @@ from shipway.runtime.containers.container import (
     open_pidfd,
     read_pid,
 )
-from shipway.runtime.containers.foreground import Output, Patience, pump
-from shipway.runtime.containers.idmapping import IdMapping
-from shipway.runtime.containers.launch import Root, Tools, launch
-from shipway.runtime.containers.secrets import Vault
+from shipway.runtime.containers.tools import Root, Tools, assemble
 from shipway.runtime.errors import (
-    ContainerExists,
     ContainerLost,
     EngineBusy,
     HostUnfit,
     NoSuchContainer,
 )
 from shipway.runtime.files import folder_errors, locked
-from shipway.runtime.ids.ranges import IdRanges
 from shipway.runtime.images.layers import LayerStore
 from shipway.runtime.images.store import ImageStore
 from shipway.runtime.kernel import host
-from shipway.runtime.kernel.cgroups import Cgroups
-from shipway.runtime.network.addresses import AddressPool
-from shipway.runtime.network.bridge import Network
 from shipway.runtime.network.publish import Publish, Published, parse_exposed
-from shipway.runtime.network.wiring import Wiring
 from shipway.runtime.networks import Networks
 from shipway.runtime.oci import apparmor
-from shipway.runtime.oci.conmon import find_conmon
-from shipway.runtime.oci.runtime import find_runtime
-from shipway.runtime.spec import ALLOT, ContainerSpec, check_env, check_id
+from shipway.runtime.spec import ContainerSpec, check_env, check_id
 
 if TYPE_CHECKING:
+    from shipway.runtime.containers.attach import Attachment
     from shipway.runtime.containers.execution import Execution, Program
+    from shipway.runtime.containers.foreground import Output
     from shipway.runtime.filesystem.changes import Change
     from shipway.runtime.filesystem.interior import Interior
     from shipway.runtime.images.archives import Writable
@@ -171,7 +160,7 @@ class Engine:
     def execute(
         self,
         spec: ContainerSpec,
-        output: Output,
+        output: "Output",
         cancelled: threading.Event | None = None,
         timeout: float | None = None,
         prepared: Callable[[int], None] | None = None,
@@ -188,7 +177,7 @@ class Engine:
                     self._launch(spec, writer, prepared)
             finally:
                 os.close(writer)
-            return self._follow(spec.id, reader, output, Patience(cancelled, deadline))
+            return self._follow(spec.id, reader, output, cancelled, deadline)
         finally:
             os.close(reader)
 
@@ -197,7 +186,7 @@ class Engine:
         container_id: str,
         args: tuple[str, ...],
         env: Mapping[str, str] | None = None,
-        output: Output | None = None,
+        output: "Output | None" = None,
         timeout: float | None = None,
     ) -> Exit:
         """Run one more program in a running container, as its user, with its environment and `env`."""
@@ -262,11 +251,14 @@ class Engine:
         """The command line of a container; empty if nothing tells it."""
         return lifecycle.command(self._files(container_id))
 
-    def attach(self, container_id: str) -> Attachment:
+    def attach(self, container_id: str) -> "Attachment":
         """The streams of a container that runs, or is about to. The caller closes them.
 
         Raises IllegalMove, NoSuchContainer.
         """
+        # Imported late, like all that few of the engine's callers use.
+        from shipway.runtime.containers.attach import Attachment
+
         files = self._files(container_id)
         if not self._tools.runtime.awaits_start(container_id):
             lifecycle.check(self._observer, files, "attach")
@@ -461,21 +453,7 @@ class Engine:
 
     @cached_property
     def _tools(self) -> Tools:
-        config = self.config
-        pool = AddressPool(config.root / "addresses", config.subnet, config.subnet6)
-        runtime = find_runtime(config.runtime, config.run / ".oci")
-        network = Network(config.bridge, pool, config.table, config.allow)
-        return Tools(
-            ids=IdRanges(config.root / "ids", config.ids),
-            idmapping=IdMapping(config, self.images),
-            runtime=runtime,
-            conmon=find_conmon(),
-            cgroups=Cgroups(config.cgroup),
-            network=network,
-            pool=pool,
-            wiring=Wiring(config.root, network, config.publish, self._is_up, self._exposed),
-            vault=Vault(config.run),
-        )
+        return assemble(self.config, self.images, self._is_up, self._exposed)
 
     @cached_property
     def networks(self) -> Networks:
@@ -549,47 +527,25 @@ class Engine:
         prepared: Callable[[int], None] | None = None,
     ) -> None:
         files = self._files(spec.id)
-
-        def ready() -> None:
-            lifecycle.tell(files, "start")
-            if prepared is not None:
-                prepared(read_pid(files.init_pid))
-
         with self.images.pinned():
-            self._launch_pinned(files, spec, output, ready)
+            root = self._root(spec.image)
+            once.run(self._tools, self._observer, files, spec, root, output, prepared)
 
-    def _launch_pinned(
+    def _follow(
         self,
-        files: Files,
-        spec: ContainerSpec,
-        output: int | None,
-        ready: Callable[[], None],
-    ) -> None:
-        root = self._root(spec.image)
-        self._clear_leftovers(files)
-        with folder_errors(files.folder):
-            files.begin()
-            try:
-                if spec.ids == ALLOT:
-                    spec = dataclasses.replace(spec, ids=self._tools.ids.lease(spec.id))
-                launch(self._tools, files, spec, root, output, ready)
-            except BaseException:
-                removal.remove(self._tools, files)
-                raise
-            files.finish()
+        container_id: str,
+        reader: int,
+        output: "Output",
+        cancelled: threading.Event | None,
+        deadline: float | None,
+    ) -> Exit:
+        from shipway.runtime.containers.foreground import Patience, pump  # late, as above
 
-    def _clear_leftovers(self, files: Files) -> None:
-        if files.folder.exists() and self._observer.container(files).state in ending.ALIVE:
-            raise ContainerExists(files.id)
-        if files.folder.exists() or files.bundle.exists():
-            removal.remove(self._tools, files)
-
-    def _follow(self, container_id: str, reader: int, output: Output, patience: Patience) -> Exit:
         files = self._files(container_id)
         try:
             monitor = open_pidfd(self._observer.monitor_pid(files))
             try:
-                pump(reader, monitor, output, patience)
+                pump(reader, monitor, output, Patience(cancelled, deadline))
             finally:
                 if monitor is not None:
                     os.close(monitor)

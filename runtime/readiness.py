@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from shipway.runtime.config import EngineConfig
-from shipway.runtime.containers.launch import Tools
+from shipway.runtime.containers.tools import Tools
 from shipway.runtime.files import atomic_write
 from shipway.runtime.network import firewall
 

@@ -13,7 +13,7 @@ from shipway.runtime.containers.container import (
     read_pid,
     wait_for_end,
 )
-from shipway.runtime.containers.launch import Tools
+from shipway.runtime.containers.tools import Tools
 from shipway.runtime.errors import NoSuchContainer
 from shipway.runtime.files import atomic_write
 

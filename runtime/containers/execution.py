@@ -18,7 +18,7 @@ from shipway.runtime.containers import ending, launch, lifecycle
 from shipway.runtime.containers.attach import Attachment
 from shipway.runtime.containers.container import Files, read_pid
 from shipway.runtime.containers.foreground import Output, run_streamed
-from shipway.runtime.containers.launch import Tools
+from shipway.runtime.containers.tools import Tools
 from shipway.runtime.errors import ContainerLost, StartFailed
 from shipway.runtime.files import atomic_write
 from shipway.runtime.ids.accounts import find_account

@@ -10,8 +10,8 @@ import resource
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -19,56 +19,23 @@ from pathlib import Path
 from shipway.runtime.commands import run_command
 from shipway.runtime.containers import reaper
 from shipway.runtime.containers.container import Files, Record, read_pid
-from shipway.runtime.containers.idmapping import IdMapping, View
-from shipway.runtime.containers.secrets import TARGET, Vault
+from shipway.runtime.containers.idmapping import View
+from shipway.runtime.containers.secrets import TARGET
+from shipway.runtime.containers.tools import Root, Tools
 from shipway.runtime.errors import (
     InvalidSpec,
     ProgramNotExecutable,
     ProgramNotFound,
     StartFailed,
 )
-from shipway.runtime.ids.ranges import IdRanges
 from shipway.runtime.kernel import disk, limits, mounts
-from shipway.runtime.kernel.cgroups import Cgroups
 from shipway.runtime.network import hosts
-from shipway.runtime.network.addresses import AddressPool
-from shipway.runtime.network.bridge import Network
-from shipway.runtime.network.wiring import Wiring
 from shipway.runtime.observability import rotation
 from shipway.runtime.oci import apparmor, bundle, conmon
-from shipway.runtime.oci.runtime import OciRuntime
 from shipway.runtime.spec import ContainerSpec
 
 LONGEST_SOCKET_PATH = 107
 HOSTS = mounts.MOUNT_POINT / "hosts"
-
-
-@dataclass(frozen=True)
-class Tools:
-    """What a start works with."""
-
-    runtime: OciRuntime
-    conmon: Path
-    cgroups: Cgroups
-    network: Network
-    pool: AddressPool
-    ids: IdRanges
-    idmapping: IdMapping
-    wiring: Wiring
-    vault: Vault
-
-
-@dataclass(frozen=True)
-class Root:
-    """An image's layer directories, topmost first, its environment and its digest.
-
-    With `volatile` the writable layer above need not outlast a crash of the machine.
-    """
-
-    layers: Sequence[Path]
-    env: Mapping[str, str]
-    digest: str
-    volatile: bool = True
 
 
 def launch(

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from shipway.runtime.commands import run_command
 from shipway.runtime.containers import launch, reaper, removal, savedspec
 from shipway.runtime.containers.container import RUN, Container, Exit, Files, Observer
-from shipway.runtime.containers.launch import Root, Tools
 from shipway.runtime.containers.states import State, check_move
+from shipway.runtime.containers.tools import Root, Tools
 from shipway.runtime.errors import (
     AmbiguousName,
     NameInUse,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shipway.runtime.containers.container import Files, Observer, open_pidfd
-from shipway.runtime.containers.launch import Tools
+from shipway.runtime.containers.tools import Tools
 from shipway.runtime.errors import NoLog, NoSuchContainer, RuntimeFailure
 from shipway.runtime.files import locked
 from shipway.runtime.network.counters import read_traffic

@@ -15,7 +15,7 @@ from shipway.runtime.containers.container import (
     wait_for_end,
 )
 from shipway.runtime.containers.idmapping import give_back
-from shipway.runtime.containers.launch import Tools
+from shipway.runtime.containers.tools import Tools
 from shipway.runtime.errors import RuntimeFailure
 
 MONITOR_TIMEOUT = 10.0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from shipway.runtime.containers import lifecycle, removal
 from shipway.runtime.containers.container import RUN, Files
-from shipway.runtime.containers.launch import Tools
+from shipway.runtime.containers.tools import Tools
 from shipway.runtime.errors import RuntimeFailure
 from shipway.runtime.files import locked_if_free
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from shipway.runtime.containers import idmapping, lifecycle
 from shipway.runtime.containers.container import Files, Observer
-from shipway.runtime.containers.launch import Tools
+from shipway.runtime.containers.tools import Tools
 from shipway.runtime.errors import RuntimeFailure
 from shipway.runtime.images import commit as commits
 from shipway.runtime.images import rootfs

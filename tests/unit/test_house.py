@@ -38,6 +38,25 @@ OURS_ALLOWED = {
     "platform": {"platform"},
     "workers": {"workers", "runtime", "buildpacks", "platform"},
 }
+# The layers of the engine, lowest first: what each package, and each module that many of them use,
+# imports of the engine beside itself. The other modules of the top stand above them all.
+EVERYWHERE = {"errors", "files", "commands", "spec"}
+RUNTIME_ALLOWED: dict[str, set[str]] = {
+    "errors": set(),
+    "files": {"errors"},
+    "commands": {"errors"},
+    "config": {"errors", "files"},
+    "spec": {"errors", "network"},  # what a published port and the name of a network are
+    "kernel": EVERYWHERE,
+    "network": EVERYWHERE | {"kernel"},
+    "ids": EVERYWHERE,
+    "oci": EVERYWHERE | {"kernel"},
+    "images": EVERYWHERE | {"config", "kernel", "ids"},
+    "observability": EVERYWHERE | {"kernel", "network"},
+    "containers": EVERYWHERE
+    | {"config", "kernel", "network", "ids", "oci", "images", "observability"},
+    "filesystem": EVERYWHERE | {"kernel", "images", "containers"},
+}
 FORBIDDEN = {
     "runtime": {"flask", "celery", "redis", "sqlalchemy", "git", "gunicorn"},
     "buildpacks": {"flask", "celery", "redis", "sqlalchemy", "git"},
@@ -81,6 +100,26 @@ def test_imports(folder: str) -> None:
                 if rest[1] not in LEAVES:
                     wrong.append(f"{path}: {name} is no leaf")
     assert wrong == []
+
+
+def test_layers_of_the_engine() -> None:
+    """Each package of the engine imports only what lies below it."""
+    wrong = []
+    for path, tree in modules("runtime"):
+        part = path.split("/")[1].removesuffix(".py")
+        for name in imports(tree):
+            first, *rest = name.removeprefix("shipway.").split(".")
+            if part not in RUNTIME_ALLOWED or first != "runtime" or not rest:
+                continue
+            if rest[0] not in RUNTIME_ALLOWED[part] | {part}:
+                wrong.append(f"{path}: {name}")
+    assert wrong == []
+
+
+def test_every_package_of_the_engine_has_its_layer() -> None:
+    """No package of the engine but its command is missing in the table of its layers."""
+    folders = {path.parent.name for path in (ROOT / "runtime").glob("*/*.py")}
+    assert folders - {"cli"} <= set(RUNTIME_ALLOWED)
 
 
 def test_leaves_stay_leaves() -> None:
