@@ -130,6 +130,7 @@ def assign(args: Args, *, app: str | None, remote: str | None) -> None:
     allow=NETWORK,NETWORK    who may ask at all
     basic-auth=USER:PASSWORD (several: "A:… B:…")
     sticky-sessions=on       a client stays with an instance, by a cookie
+    app-protocol=h2c         HTTP/2 without TLS to the app's instances
     response-timeout=120     seconds to the first byte, and between two
     tunnel-timeout=7200      seconds without a byte on a WebSocket
     error-page, maintenance-page=https://… or @page.html

@@ -14,6 +14,7 @@ from pathlib import Path
 from shipway.platform.haproxy_options import NETWORKS, OPTIONS, PAGES, PERIOD, encoded
 from shipway.platform.haproxy_slots import (
     APPS,
+    H2,
     HOSTS,
     IDLE_ADDRESS,
     IDLE_PORT,
@@ -300,15 +301,17 @@ def _ms(seconds: float) -> str:
     return f"{round(seconds * 1000)}ms"
 
 
-def _slot(slot: Slot) -> str:
+def _slot(slot: Slot, more: str) -> str:
     server = slot.server
     address, port = (server.address, server.port) if server else (IDLE_ADDRESS, IDLE_PORT)
-    return f"  server {slot.name} {address}:{port}{'' if slot.ready else ' disabled'}\n"
+    return f"  server {slot.name} {address}:{port}{more}{'' if slot.ready else ' disabled'}\n"
 
 
 def _backend(backend: Backend) -> str:
     sticky = f"  use-server %[req.cook({COOKIE})] if {{ var(txn.sticky) -m found }}\n"
-    return f"backend {backend.name} from slots\n" + sticky + "".join(map(_slot, backend.slots))
+    more = " proto h2" if backend.kind[1] else ""
+    slots = "".join(_slot(slot, more) for slot in backend.slots)
+    return f"backend {backend.name} from slots\n" + sticky + slots
 
 
 class Files:
@@ -341,7 +344,7 @@ class Files:
         """Write what has changed; the slots' labels, which no request depends on, only when asked to."""
         names = list(table.backends)
         changed = table.changed - table.maps().keys()
-        for shard in sorted({(int(name[1:]) - 1) // SHARD for name in changed}):
+        for shard in sorted({(int(name[1:].removesuffix(H2)) - 1) // SHARD for name in changed}):
             part = names[shard * SHARD : (shard + 1) * SHARD]
             text = "\n".join(_backend(table.backends[name]) for name in part)
             replace(self._config.folder / f"10-slots-{shard:04}.cfg", text)

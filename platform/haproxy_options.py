@@ -23,7 +23,7 @@ Entries = dict[str, str]
 def options(route: Route) -> Entries:
     """What stands in `options.map` for an app."""
     found = route.options
-    if found == Options():
+    if found == Options(h2=found.h2):  # which is the backend's affair
         return {}
     fields = (
         found.https,

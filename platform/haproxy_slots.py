@@ -18,6 +18,8 @@ SIZES = (4, 16, 64, 256)  # servers of a backend; an app gets one of twice its i
 START = {4: 12, 16: 2}  # backends a new configuration has, by size
 SPARE = {4: 4, 16: 1}  # fewer idle ones ask for more, ahead of need
 
+H2 = "h2"
+
 HOSTS, APPS, SERVERS = "hosts.map", "apps.map", "servers.map"  # host → app → backend; slot → label
 
 
@@ -40,16 +42,24 @@ class Slot:
 
 @dataclass(slots=True)
 class Backend:
-    """A group of slots, for one app at a time."""
+    """A group of slots, for one app at a time; those whose name ends with H2 speak HTTP/2 to their servers."""
 
     name: str
     slots: list[Slot]
     app: str | None = None
 
     @property
+    def kind(self) -> "Kind":
+        """What makes it fit an app."""
+        return len(self.slots), self.name.endswith(H2)
+
+    @property
     def idle(self) -> bool:
         """No app has it, and no slot drains from an earlier one."""
         return self.app is None and all(slot.server is None for slot in self.slots)
+
+
+Kind = tuple[int, bool]  # slots, and whether they speak HTTP/2
 
 
 @dataclass
@@ -66,7 +76,7 @@ class Table:
     keys_of: dict[str, set[tuple[str, str]]] = field(default_factory=dict)  # app → in those three
     hosts_of: dict[str, set[str]] = field(default_factory=dict)  # app → hosts
     draining: dict[str, tuple[Backend, Slot]] = field(default_factory=dict)  # slot → where it is
-    idle: dict[int, dict[str, Backend]] = field(default_factory=dict)  # size → name → backend
+    idle: dict[Kind, dict[str, Backend]] = field(default_factory=dict)  # by kind, by name
     changed: set[str] = field(default_factory=set)  # backends' and maps' names
     grown: bool = False  # has backends that the running HAProxy lacks
 
@@ -75,15 +85,16 @@ class Table:
         """The slots of a first start."""
         table = cls()
         for size, count in START.items():
-            table.add(size, count)
+            table.add((size, False), count)
         table.grown = False
         return table
 
-    def add(self, size: int, count: int) -> None:
-        """Declare `count` more backends of `size` slots; they exist in HAProxy after its next reload."""
+    def add(self, kind: Kind, count: int) -> None:
+        """Declare `count` more backends of a kind; they exist in HAProxy after its next reload."""
+        size, speaks_h2 = kind
         slot = sum(len(backend.slots) for backend in self.backends.values())
         for number in range(len(self.backends) + 1, len(self.backends) + 1 + count):
-            name = f"b{number}"
+            name = f"b{number}{H2 if speaks_h2 else ''}"
             backend = Backend(name, [Slot(str(slot + n)) for n in range(1, size + 1)])
             self.backends[name] = backend
             self.release(backend)
@@ -185,33 +196,35 @@ class Table:
 
     def _place(self, route: Route, old: Backend | None) -> Backend:
         """The backend for the route: the one it has if there is room, else an idle one, else a new one."""
-        if old:
+        speaks_h2 = route.options.h2
+        if old and old.kind[1] == speaks_h2:
             have = {slot.server for slot in old.slots}
             free = sum(slot.server is None for slot in old.slots)
             if sum(server not in have for server in route.servers) <= free:
                 return old
         needed = 2 * len(route.servers)
-        size = next((size for size in SIZES if size >= needed), needed)
-        if not self.idle.get(size):
-            self.add(size, max(START.get(size, 1), self._count(size)))
-        name = next(iter(self.idle[size]))
-        backend = self.idle[size].pop(name)
+        kind = next((size for size in SIZES if size >= needed), needed), speaks_h2
+        if not self.idle.get(kind):
+            ahead = 1 if speaks_h2 else START.get(kind[0], 1)
+            self.add(kind, max(ahead, self._count(kind)))
+        name = next(iter(self.idle[kind]))
+        backend = self.idle[kind].pop(name)
         backend.app = route.app
         return backend
 
     def release(self, backend: Backend) -> None:
         """Offer a backend to the next app, if it is idle; the one that has been for longest goes first."""
         if backend.idle:
-            self.idle.setdefault(len(backend.slots), {})[backend.name] = backend
+            self.idle.setdefault(backend.kind, {})[backend.name] = backend
 
-    def _count(self, size: int) -> int:
-        return sum(len(backend.slots) == size for backend in self.backends.values())
+    def _count(self, kind: Kind) -> int:
+        return sum(backend.kind == kind for backend in self.backends.values())
 
     def grow_ahead(self) -> None:
         """Double the backends of a size of which few are idle."""
         for size, spare in SPARE.items():
-            if len(self.idle.get(size, ())) < spare:
-                self.add(size, self._count(size))
+            if len(self.idle.get((size, False), ())) < spare:
+                self.add((size, False), self._count((size, False)))
 
     def _fill(self, backend: Backend, servers: Iterable[Server]) -> list[Command]:
         commands = []

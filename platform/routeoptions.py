@@ -65,6 +65,7 @@ def of(texts: Texts | None) -> Options:
     return Options(
         https="force-https" in own,
         rate=float(own.get("rate-limit", 0)),
+        h2=own.get("app-protocol") == "h2c",
         sticky="sticky-sessions" in own,
         response_timeout=float(own.get("response-timeout", 0)),
         tunnel_timeout=float(own.get("tunnel-timeout", 0)),
@@ -85,6 +86,12 @@ def _html(page: str, title: str) -> str:
 
 def _on(_app: str, text: str) -> str:
     if text != "on":
+        raise ValueError(text)
+    return text
+
+
+def _protocol(_app: str, text: str) -> str:
+    if text not in ("h2c", "http/1.1"):
         raise ValueError(text)
     return text
 
@@ -136,6 +143,7 @@ KEYS: dict[str, tuple[Callable[[str, str], str], str]] = {
         f"words user:password, at most {MOST_LOGINS}, passwords of {SHORTEST_PASSWORD} characters or more",
     ),
     "sticky-sessions": (_on, "on or off"),
+    "app-protocol": (_protocol, "h2c or http/1.1"),
     "response-timeout": (_number(1, 3600), SECONDS.format(1, 3600)),
     "tunnel-timeout": (_number(1, 604_800), SECONDS.format(1, 604_800)),
     "error-page": (_page, PAGE),

@@ -83,6 +83,7 @@ class Options:
 
     https: bool = False  # send plain requests to https://
     rate: float = 0  # requests a second of one client, on average over ten seconds
+    h2: bool = False  # HTTP/2 without TLS to the instances
     sticky: bool = False  # a client stays with an instance, by a cookie
     response_timeout: float = 0
     tunnel_timeout: float = 0

@@ -58,6 +58,20 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.server.slow.wait(20)
         self._send(self.server.name.encode())
 
+    def answer_events(self) -> None:
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n")
+        self.server.slow.wait(20)
+        self.wfile.write(b"data: 2\n\n")
+        self.close_connection = True
+
+    def answer_echo(self) -> None:
+        """What of the body has come, while the rest of it comes."""
+        left = int(self.headers["Content-Length"])
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % left)
+        while left and (piece := self.rfile.read1(left)):
+            self.wfile.write(piece)
+            left -= len(piece)
+
     def answer_late(self) -> None:
         self.server.slow.wait(1.2)
         self._send(self.server.name.encode())

@@ -310,7 +310,7 @@ def test_a_slot_is_never_reused_with_old_connections(
             time.sleep(0.05)
         haproxy.apply([])
         haproxy.tend()
-        haproxy.table.idle[4] = {"b1": haproxy.table.backends["b1"]}
+        haproxy.table.idle[4, False] = {"b1": haproxy.table.backends["b1"]}
         haproxy.apply([route("two", b)])
         assert haproxy.table.apps["two"] == "b1"
         assert haproxy.table.backends["b1"].slots[0].ready

@@ -4,8 +4,12 @@ import base64
 import http.client
 import json
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +17,7 @@ from shipway.platform.haproxy import HAProxy
 from shipway.platform.haproxy_config import Config
 from shipway.platform.routerlog import parse, render
 from shipway.platform.routes import Options, Route, Server, Status, login
-from support import free_port, scratch
+from support import clean_environ, free_port, scratch
 from upstreams import Steady, Upstream, get, raw, route, websocket
 
 
@@ -250,6 +254,87 @@ def test_options_under_load(router: Router) -> None:
             )
     assert load.failures == {}
     assert router.unchanged()
+
+
+@pytest.fixture
+def h2_server() -> Iterator[Server]:
+    """An instance that speaks HTTP/2 without TLS, and nothing else: a HAProxy that answers by itself."""
+    port = free_port()
+    with scratch() as folder:
+        (folder / "h2.cfg").write_text(
+            "defaults\n  mode http\n  timeout client 5s\n  timeout connect 5s\n  timeout server 5s\n"
+            f"frontend f\n  bind 127.0.0.1:{port} proto h2\n"
+            '  http-request return status 200 content-type text/plain lf-string "%HV %[req.hdr(host)]"\n'
+        )
+        process = subprocess.Popen(["haproxy", "-db", "-f", str(folder / "h2.cfg")])
+        deadline = time.monotonic() + 10
+        while socket.socket().connect_ex(("127.0.0.1", port)):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        yield Server("web.1", "h2", "127.0.0.1", port)
+        process.kill()
+        process.wait()
+
+
+def test_http_2_to_the_app(config: Config, h2_server: Server) -> None:
+    """An app that asks for it is spoken to by HTTP/2, from one request to the next, and by HTTP/1 again; also after a restart."""
+    with scratch() as folder:
+        found = replace(config, run=folder / "run", log=folder / "raw.log", port=free_port())
+        router = Router(found)
+        old = (router.upstreams[0].entry(2),)
+        new = Route("one", ("one.localhost",), (h2_server,), options=Options(h2=True))
+        with Steady(found.port, "two.localhost") as load:
+            for _ in range(2):
+                router.haproxy.update([new])
+                router.haproxy.tend()
+                assert router.ask()[::2] == (200, "HTTP/2.0 one.localhost")
+                router.haproxy.update([Route("one", ("one.localhost",), old)])
+                assert router.ask()[::2] == (200, "a")
+        assert load.failures == {}
+        router.haproxy.update([new])
+        router.haproxy.close()
+        again = HAProxy(found)
+        again.start()
+        assert [where.kind[1] for where, _ in again.table.holders("h2")] == [True]
+        again._workers[-1].kill()
+        again.tend()
+        assert get(found.port, "one.localhost")[2].startswith("HTTP/2.0")
+        again.stop()
+
+
+def test_an_instance_that_is_killed(config: Config) -> None:
+    """With one of two instances killed under load, no more fails than what it had in hands; then all goes to the other."""
+    program = (
+        "import sys, threading; from upstreams import Upstream; u = Upstream('k');"
+        "print(u.server_address[1], flush=True); threading.Event().wait()"
+    )
+    killed = subprocess.Popen(
+        [sys.executable, "-c", program],
+        env=clean_environ(PYTHONPATH=str(Path(__file__).parents[1])),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert killed.stdout
+    with scratch() as folder, Upstream("a") as upstream:
+        found = replace(config, run=folder / "run", log=folder / "raw.log", port=free_port())
+        haproxy = HAProxy(found)
+        haproxy.start()
+        other = Server("web.2", "k", "127.0.0.1", int(killed.stdout.readline()))
+        haproxy.apply([Route("one", ("one.localhost",), (upstream.entry(), other))])
+        with Steady(found.port, "one.localhost", 4) as load:
+            deadline = time.monotonic() + 10
+            while not {"a", "k"} <= load.bodies.keys():
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            killed.kill()
+            killed.wait()
+            load.bodies.clear()
+            while sum(load.bodies.values()) < 50:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        assert sum(load.failures.values()) <= 4
+        assert get(found.port, "one.localhost", method="POST")[::2] == (200, "a")
+        haproxy.stop()
 
 
 def test_options_survive_restarts(config: Config) -> None:

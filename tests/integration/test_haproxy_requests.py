@@ -358,6 +358,62 @@ def test_log_injection(router: Router, target: bytes) -> None:
             assert len(line) < 10_000
 
 
+def test_events_come_as_they_are_sent(router: Router) -> None:
+    """A server-sent event reaches the client before the next one is sent; and a download's first part likewise."""
+    with socket.create_connection(("127.0.0.1", router.port), timeout=5) as connection:
+        connection.sendall(
+            b"GET /events HTTP/1.1\r\nHost: one.localhost\r\nAccept: text/event-stream\r\n\r\n"
+        )
+        router.upstream.slow.clear()
+        got = b""
+        while b"data: 1" not in got:  # the app sends the second only when it is told to
+            got += connection.recv(4096)
+        assert b"data: 2" not in got
+        time.sleep(0.8)  # longer than the time other answers may be silent
+        router.upstream.slow.set()
+        while b"data: 2" not in got:
+            piece = connection.recv(4096)
+            assert piece
+            got += piece
+    router.upstream.slow.clear()
+
+
+def test_an_upload_is_not_held_back(router: Router) -> None:
+    """The app has an upload's first part, and its answer to it gets back, before the second is sent."""
+    with socket.create_connection(("127.0.0.1", router.port), timeout=5) as connection:
+        connection.sendall(
+            b"POST /echo HTTP/1.1\r\nHost: one.localhost\r\nContent-Length: 6\r\n\r\n"
+        )
+        got = b""
+        for part in (b"abc", b"def"):
+            connection.sendall(part)
+            while part not in got:
+                piece = connection.recv(4096)
+                assert piece, got
+                got += piece
+
+
+def test_who_waits_to_be_told_to_continue(router: Router) -> None:
+    """A client that asks first hears 100 from the app before it sends a body, and then the app's answer."""
+    with socket.create_connection(("127.0.0.1", router.port), timeout=5) as connection:
+        connection.sendall(
+            b"POST / HTTP/1.1\r\nHost: one.localhost\r\nExpect: 100-continue\r\n"
+            b"Content-Length: 2\r\n\r\n"
+        )
+        assert connection.recv(4096) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(b"ab")
+        got = b""
+        while not got.endswith(b"\r\n\r\na"):
+            got += connection.recv(4096)
+        assert got.startswith(b"HTTP/1.1 200")
+
+
+def test_large_headers(router: Router) -> None:
+    """Fifteen thousand bytes of headers get to the app whole."""
+    answer = sent_headers(router, Cookie="c" * 7000, X_More="m" * 7900)
+    assert (len(answer["cookie"][0]), len(answer["x-more"][0])) == (7000, 7900)
+
+
 def test_slow_headers(router: Router) -> None:
     """A client that trickles its headers does not keep others waiting."""
     with socket.create_connection(("127.0.0.1", router.port)) as connection:

@@ -90,9 +90,9 @@ def test_a_slot_that_drains_is_not_given_away() -> None:
     table.update([route("one")])
     table.update([route("two", 2)])
     assert table.apps == {"one": "H14", "two": "b2"}
-    assert "b1" not in table.idle[4]
+    assert "b1" not in table.idle[4, False]
     sweep(table)
-    assert list(table.idle[4])[-1] == "b1"
+    assert list(table.idle[4, False])[-1] == "b1"
 
 
 def test_out_of_room_in_a_backend() -> None:

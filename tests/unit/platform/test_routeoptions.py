@@ -12,6 +12,7 @@ GOOD = {
     "allow": "10.1.0.0/16, 2001:db8::/32 192.0.2.7",
     "basic-auth": "mary:long:enough john:12345678",
     "sticky-sessions": "on",
+    "app-protocol": "h2c",
     "response-timeout": "120",
     "tunnel-timeout": "7200",
     "error-page": "https://example.com/oops.html?a=1&b='",
@@ -26,6 +27,7 @@ def test_all_of_them() -> None:
     found = of(kept)
     assert found.https
     assert found.sticky
+    assert found.h2
     assert (found.rate, found.response_timeout, found.tunnel_timeout) == (10, 120, 7200)
     assert found.allow == ("10.1.0.0/16", "2001:db8::/32", "192.0.2.7/32")
     assert set(found.logins) == {
@@ -58,6 +60,7 @@ def test_all_of_them() -> None:
         ("basic-auth", "mary:short"),
         ("basic-auth", ":12345678"),
         ("basic-auth", "ma;ry:12345678"),
+        ("app-protocol", "h3"),
         ("response-timeout", "0.5"),
         ("tunnel-timeout", "-1"),
         ("error-page", "javascript:alert(1)"),
