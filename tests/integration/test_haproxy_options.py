@@ -30,6 +30,7 @@ class Router:
         self.port = config.port
         self.upstreams = [Upstream("a"), Upstream("b")]
         self.pid = self.haproxy.pid
+        self.marks = 0
         self.set()
 
     def set(self, status: Status = "ok", count: int = 1, **options: object) -> None:
@@ -45,10 +46,15 @@ class Router:
 
     def last_line(self) -> str:
         """The log's last line as the app sees it."""
-        lines = self.haproxy.config.log.read_bytes().splitlines()
-        request = parse(lines[-1])
-        assert request
-        return render(request)
+        self.marks += 1
+        mark = f"/mark{self.marks}"
+        get(self.port, "two.localhost", mark)  # its line comes after all that were due before
+        deadline = time.monotonic() + 10
+        while mark not in (text := self.haproxy.config.log.read_text()):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        requests = [parse(line.encode()) for line in text.splitlines()]
+        return render([each for each in requests if each and each.app == "one"][-1])
 
     def unchanged(self) -> bool:
         """Nothing was reloaded, and the other app was not touched."""
