@@ -160,5 +160,5 @@ def _sought(request: Request) -> tuple[str, ...]:
     return (
         "Looked in the top folder of the commit for:",
         *sought,
-        "Add one of these files, commit it (`git add` and `git commit`) and push again.",
+        "Add one of these files, or a Dockerfile; commit it (`git add` and `git commit`) and push again.",
     )
