@@ -15,7 +15,7 @@ from sqlalchemy import Select, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from shipway.buildpacks import bills, dockerfile, imageprocesses
+from shipway.buildpacks import bills, dockerfile, imageprocesses, upper
 from shipway.buildpacks.build import BuildRequest, BuildResult
 from shipway.buildpacks.build import build as build_image
 from shipway.buildpacks.dockerfile import Recipe
@@ -428,6 +428,9 @@ class BuildRun:
         if isinstance(error, Interrupted | LeaseLost):
             self._interrupt(error)
             return
+        if isinstance(error, DiskExceeded):
+            for folder in self._kept:  # it counts, so no build would succeed after this one
+                upper.remove(folder)
         # What the buildpacks failed at, they have said.
         said = isinstance(error, BuildFailed)
         reason = self._mask(str(error))
@@ -491,10 +494,6 @@ class BuildRun:
             self._ctx.engine.remove(f"build-{self._app.name}-{self._build.id}-{attempt}")
         for folder in self._folder.parent.glob(f"{self._build.id}-*"):
             if int(folder.name.rpartition("-")[2]) <= fence:
-                shutil.rmtree(folder, ignore_errors=True)
-        if isinstance(self._interrupted, DiskExceeded):
-            # It counts for the limit, so no build would succeed after this one.
-            for folder in self._kept:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _drop_upload(self) -> None:
