@@ -22,9 +22,8 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from shipway.platform.errors import InvalidInput
-from shipway.platform.repos import BUILD_REFS, GitFailed, Repos, environment
+from shipway.platform.repos import BUILD_REFS, MOST_FILES, GitFailed, Repos, environment
 
-MOST_FILES = 200_000
 LARGEST_HEADER = 1 << 20  # bytes of one member's long names and attributes
 LONGEST_PATH = 4096
 CHUNK = 1 << 20

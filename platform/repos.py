@@ -13,6 +13,7 @@ import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import IO
 
 from shipway.platform.errors import NotFound, ShipwayError
 from shipway.platform.files import atomic_write
@@ -25,6 +26,7 @@ BUILD_REFS = (
 )
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 NO_COMMIT = "0" * 40
+MOST_FILES = 200_000  # of one app
 
 CONFIG: dict[tuple[str, str], str] = {
     ("receive", "fsckObjects"): "true",
@@ -40,6 +42,10 @@ CONFIG: dict[tuple[str, str], str] = {
 }
 # A build gets every file that was pushed, as it was pushed.
 ATTRIBUTES = "* -export-ignore -export-subst\n"
+
+
+class TooManyFiles(ShipwayError):
+    """A commit holds more files than a build takes."""
 
 
 class GitFailed(ShipwayError):
@@ -108,14 +114,35 @@ class Repos:
         found = done.stdout.decode().strip()
         return found if _git(path, "cat-file", "-t", found).stdout.strip() == b"tree" else None
 
-    def links(self, app: str, commit: str) -> dict[str, str]:
-        """The commits of its submodules, by path. Raises GitFailed."""
-        listed = _check(_git(self.path(app), "ls-tree", "-r", "-z", commit))
+    def links(self, app: str, commit: str, folder: str = "") -> dict[str, str]:
+        """The commits of its submodules, by path. Raises GitFailed, TooManyFiles.
+
+        A tree that names the same folder over and over may hold more files than there is time to
+        list, so the listing ends at MOST_FILES.
+        """
+        argv = ["git", f"--git-dir={self.path(app)}", "ls-tree", "-r", "-z", commit, "--"]
         found = {}
-        for line in listed.split(b"\0"):
-            about, _, name = line.partition(b"\t")
-            if about.startswith(b"160000 "):
-                found[os.fsdecode(name)] = about.split()[2].decode()
+        with subprocess.Popen(
+            [*argv, *([f"{folder}/"] if folder else [])],
+            env=environment(GIT_LITERAL_PATHSPECS="1"),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        ) as git:
+            assert git.stdout
+            for number, line in enumerate(_records(git.stdout), 1):
+                if number > MOST_FILES:
+                    git.kill()
+                    where = f"The folder {folder!r} of commit" if folder else "Commit"
+                    raise TooManyFiles(
+                        f"{where} {commit[:8]} has more than {MOST_FILES} files, the most that a"
+                        " build takes."
+                    )
+                about, _, name = line.partition(b"\t")
+                if about.startswith(b"160000 "):
+                    found[os.fsdecode(name)] = about.split()[2].decode()
+        if git.returncode:
+            raise GitFailed(f"git ls-tree failed: it ended with {git.returncode}.")
         return found
 
     def submodules(self, app: str, commit: str) -> dict[str, dict[str, str]]:
@@ -283,6 +310,14 @@ def _owner(path: Path) -> int | None:
         return int((path / OWNER_FILE).read_text())
     except (FileNotFoundError, ValueError):
         return None
+
+
+def _records(stream: IO[bytes]) -> Iterator[bytes]:
+    """What a stream holds between its NULs."""
+    rest = b""
+    while data := stream.read(1 << 16):
+        *whole, rest = (rest + data).split(b"\0")
+        yield from whole
 
 
 def _git(path: Path, *args: str) -> subprocess.CompletedProcess[bytes]:

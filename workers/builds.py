@@ -150,9 +150,9 @@ class BuildRun:
             return before
         stack = self._stack()
         source = self._folder / "source"
+        modules = submodules.wanted(repos, app, commit, folder)
         self._refuse_pointers(repos)
         unpack_commit(self._ctx.engine.layers, repos, app, commit, source, folder)
-        modules = submodules.wanted(repos, app, commit, folder)
         if modules:
             place = self._place_for_submodules()
             submodules.fetch(self._ctx.engine, stack.build_image, source, modules, place)

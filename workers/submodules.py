@@ -52,8 +52,11 @@ class Place:
 
 
 def wanted(repos: Repos, app: str, commit: str, folder: str) -> dict[str, tuple[str, str]]:
-    """The submodules below `folder`: path relative to it → (URL, commit). Raises SourceUnreadable."""
-    links = repos.links(app, commit)
+    """The submodules below `folder`: path relative to it → (URL, commit).
+
+    Raises SourceUnreadable, TooManyFiles.
+    """
+    links = repos.links(app, commit, folder)
     if not links:
         return {}
     by_path = {}

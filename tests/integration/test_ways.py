@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import subprocess
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -296,8 +297,6 @@ def test_submodules_come_from_elsewhere_only(ways: Ways) -> None:
 
 
 def _gitlink(folder: Path) -> None:
-    import subprocess
-
     argv = ["git", "-C", str(folder), "update-index", "--add", "--cacheinfo"]
     (folder / "lib").mkdir(exist_ok=True)
     subprocess.run([*argv, f"160000,{'a' * 40},lib"], check=True, capture_output=True)
@@ -327,6 +326,41 @@ def test_hostile_trees_are_one_line_and_harm_nothing(ways: Ways) -> None:
     assert ways.outcome(build) is None
     assert "link out of the app" in (ways.build(build).reason or "")
     assert ways.answer("tree") == "tree web.1 v1"
+
+
+def test_a_tree_of_countless_files_is_refused_at_once(ways: Ways) -> None:
+    """A few objects that name each other make ten million files; a folder beside them is built."""
+    ways.create("bomb")
+    ways.commit("bomb", server("bomb"))
+    folder = ways.data / "src/bomb"
+
+    def git(*args: str, text: str = "") -> str:
+        argv = [
+            "git",
+            "-C",
+            str(folder),
+            "-c",
+            "user.name=t",
+            "-c",
+            "user.email=t@localhost",
+            *args,
+        ]
+        return subprocess.run(argv, input=text, check=True, capture_output=True, text=True).stdout
+
+    blob = git("hash-object", "-w", "--stdin", text="x")
+    lines = [f"100644 blob {blob.strip()}\tf{number}" for number in range(10)]
+    for _ in range(7):
+        tree = git("mktree", text="\n".join(lines)).strip()
+        lines = [f"040000 tree {tree}\td{number}" for number in range(10)]
+    good = git("rev-parse", "HEAD^{tree}").strip()
+    tree = git("mktree", text="\n".join([*lines, f"040000 tree {good}\tgood"])).strip()
+    commit = git("commit-tree", tree, "-m", "bomb").strip()
+    git("push", "-q", "--force", str(ways.repos.path("bomb")), f"{commit}:refs/heads/incoming")
+    build = ways.queue(ways.app_id("bomb"), commit)
+    assert ways.outcome(build) is None
+    assert "has more than 200000 files" in (ways.build(build).reason or "")
+    ways.set("bomb", build_dir="good")
+    assert ways.outcome(ways.queue(ways.app_id("bomb"), commit)) is not None
 
 
 def _commit_as_is(ways: Ways, name: str) -> str:
