@@ -128,9 +128,9 @@ def _requirements(first: tuple[str, ...], more: tuple[str, ...]) -> tuple[Files,
 
 
 # About two hundred packages in all, with what they need themselves.
-EXPRESS = ("express@5", "mongoose@8", "socket.io@4", "winston@3", "knex@3", "pg@8", "axios@1")
-EXPRESS += ("helmet@8", "cors@2", "morgan@1", "multer@2", "jsonwebtoken@9", "joi@17", "lodash@4")
-EXPRESS += ("compression@1", "ejs@3", "nodemailer@7", "bullmq@5", "express-session@1", "yargs@17")
+EXPRESS = ("express@5", "socket.io@4", "winston@3", "pg@8", "axios@1", "helmet@8", "cors@2")
+EXPRESS += ("morgan@1", "multer@2", "jsonwebtoken@9", "joi@17", "lodash@4", "compression@1")
+EXPRESS += ("nodemailer@7", "express-session@1")
 EXPRESS_MORE = ("dayjs@1", "nanoid@5", "slugify@1", "zod@3", "mime@4")
 LEAST_PACKAGES, MOST_PACKAGES = 180, 230
 

@@ -189,9 +189,13 @@ def own_work(name: str, bench: Bench) -> Row:
         both.change(name)
         start = time.perf_counter()
         made = both.builder.build(name, both.tree(name))
-        return beyond_commands(time.perf_counter() - start, made)
+        taken = beyond_commands(time.perf_counter() - start, made)
+        phases.update(made.phases)
+        return taken
 
+    phases: dict[str, float] = {}
     mine = runs(once, "shipway, without the buildpacks' commands")
+    print("       the last:", ", ".join(f"{name} {sec:.3f}" for name, sec in phases.items()))
     return bench.row(f"build-{name}-own", "s", mine, [OWN_LIMIT], "the limit", 1.0)
 
 
