@@ -12,7 +12,17 @@ from flask import Blueprint, g, request
 from sqlalchemy.exc import OperationalError
 from werkzeug.exceptions import HTTPException
 
-from shipway.platform import apps, auth, config_vars, history, names, people, scaling, shapes
+from shipway.platform import (
+    apps,
+    auth,
+    config_vars,
+    deployconfig,
+    history,
+    names,
+    people,
+    scaling,
+    shapes,
+)
 from shipway.platform.browser import TooManyLogins, identify, store
 from shipway.platform.errors import InvalidInput, ShipwayError, Unauthenticated, Unavailable
 from shipway.platform.models import User
@@ -262,6 +272,22 @@ def list_releases(app: str) -> Answer:
 def show_release(app: str, version: str) -> Answer:
     """One release, or `current`."""
     return history.release(store(), user(), app, number_or_newest(version, "current"))
+
+
+@blueprint.get("/apps/<app>/deploy-settings")
+def show_deploy_settings(app: str) -> Answer:
+    """{"settings": all in force, "own": those of this app}."""
+    return deployconfig.settings(store(), user(), app)
+
+
+@blueprint.patch("/apps/<app>/deploy-settings")
+def change_deploy_settings(app: str) -> Answer:
+    """{"drain-timeout": "60", …}: an empty text takes one back."""
+    values = body()
+    for key, value in values.items():
+        if not isinstance(value, str):
+            raise InvalidInput(f"The value of {key[:60]!r} is no text.")
+    return deployconfig.change_settings(store(), user(), app, values)
 
 
 @blueprint.post("/apps/<app>/releases/<version>/cancel")

@@ -138,6 +138,43 @@ def _build(args: tuple[str, ...], app: str | None, remote: str | None) -> tuple[
     return name, rest[0] if rest else "latest"
 
 
+# -- deploys ------------------------------------------------------------------------------------
+
+
+@click.command("deploys:settings", epilog="Example: shipway deploys:settings hello")
+@click.argument("args", nargs=-1, metavar="[APP]")
+@app_options
+@json_option
+def settings(args: tuple[str, ...], *, app: str | None, remote: str | None, as_json: bool) -> None:
+    """Show how long an app's processes have to boot, to drain and to end."""
+    name = only_app(args, app, remote)
+    found = client().get(path(name, "deploy-settings"))
+    if as_json:
+        print_json(found["settings"])
+        return
+    rows = [
+        {"key": key, "value": value, "whose": "this app's" if key in found["own"] else ""}
+        for key, value in found["settings"].items()
+    ]
+    table(rows, {"key": "SETTING", "value": "SECONDS", "whose": ""}, "")
+
+
+@click.command("deploys:set", epilog="Example: shipway deploys:set hello drain-timeout=60")
+@click.argument("args", nargs=-1, metavar="[APP] KEY=SECONDS...")
+@app_options
+def assign(args: tuple[str, ...], *, app: str | None, remote: str | None) -> None:
+    """Change how an app is deployed, at once; KEY= takes one back to the platform's.
+
+    Keys: boot-timeout, drain-timeout, stop-timeout, release-timeout.
+    """
+    name, pairs = pick(args, app, remote, lambda text: "=" in text)
+    if not pairs or not all("=" in pair for pair in pairs):
+        raise click.UsageError("Give settings as KEY=SECONDS, such as drain-timeout=60.")
+    changes = {key: value for key, _, value in (pair.partition("=") for pair in pairs)}
+    client().patch(path(name, "deploy-settings"), changes)
+    say(f"Setting {', '.join(changes)} of {name}... done")
+
+
 # -- releases -----------------------------------------------------------------------------------
 
 
@@ -255,6 +292,8 @@ COMMANDS = (
     attach,
     rebuild,
     cancel,
+    settings,
+    assign,
     releases,
     info,
     release_output,

@@ -6,13 +6,14 @@ the router has done it, so that whoever waits for LIVE finds the new version ans
 """
 
 import logging
+import threading
 import time
 
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from shipway.platform import applog, events, formation, releases
+from shipway.platform import applog, deploysettings, events, formation, releases
 from shipway.platform.errors import LeaseLost, ShipwayError
 from shipway.platform.models import App, Host, Instance, Release
 from shipway.platform.states import Desired, InstanceState, ReleaseState
@@ -20,10 +21,11 @@ from shipway.platform.store import move, say, signal
 from shipway.workers import checks, claims
 from shipway.workers.celery_app import app as celery
 from shipway.workers.context import Context, context
-from shipway.workers.errors import DeployFailed, EndWanted, Stopping
+from shipway.workers.errors import DeployFailed, EndWanted, Interrupted, Stopping
 from shipway.workers.lease import LeaseKeeper
 from shipway.workers.logtail import last_lines
 from shipway.workers.patience import Patience, waited_for, waiting_line
+from shipway.workers.tasks import Task
 
 log = logging.getLogger(__name__)
 
@@ -80,11 +82,72 @@ class Deploy:
 
     def _take_over(self) -> None:
         with self._store.signals.listen(events.app_topic(self._app.id)) as self._listener:
+            self._run_release_command()
             self._start_instances()
             self._await_up()
             generation = self._switch_routes()
             routed = self._await_routes(generation)
+            self._run_postdeploy()
             self._go_live(routed=routed)
+
+    def _run_release_command(self) -> None:
+        """The release phase: nothing of the new release runs before it has succeeded."""
+        with self._store.reading() as db:
+            release = self._wanted(db)
+        if not release.release_due:
+            return
+        self._tell("-----> Running the release command...")
+        self._run_task(releases.RELEASE, release.processes[releases.RELEASE])
+        with self._store.transaction() as db:
+            self._ours(db).release_due = False
+
+    def _run_postdeploy(self) -> None:
+        """App.json's script, once the new version answers; if it fails that is said, and the version serves."""
+        command = (self._release.manifest or {}).get("postdeploy")
+        if not command or not self._release.build_id:
+            return
+        self._tell("-----> Running app.json's postdeploy script...")
+        try:
+            self._run_task("postdeploy", command)
+        except DeployFailed as error:
+            self._tell(f" !     {error} The new version serves all the same.")
+
+    def _run_task(self, kind: str, command: str) -> None:
+        """Run a command of the release, minding the lease meanwhile. Raises DeployFailed, Interrupted, LeaseLost."""
+        own = deploysettings.of(self._ctx.settings, self._app.deploy_settings)
+        stop, over = threading.Event(), threading.Event()
+        interrupted: list[Exception] = []
+
+        def mind() -> None:
+            try:
+                with self._store.signals.listen(events.app_topic(self._app.id)) as listener:
+                    while not over.is_set():
+                        self._keeper.tend()
+                        self._check_task_wanted()
+                        listener.wait(LOOK)
+            except (Interrupted, LeaseLost, SQLAlchemyError) as error:
+                interrupted.append(error)
+                stop.set()
+
+        threading.Thread(target=mind, name=f"task-{self._release.id}", daemon=True).start()
+        try:
+            Task(self._ctx, self._release, kind, command).run(stop, own.release_timeout)
+        except DeployFailed:
+            if interrupted:
+                raise interrupted[0] from None
+            raise
+        finally:
+            over.set()
+
+    def _check_task_wanted(self) -> None:
+        """A newer release lets a command finish, which may be half-way through a database's migration."""
+        if self._ctx.stopping.is_set():
+            raise Stopping
+        with self._store.reading() as db:
+            release = self._ours(db)
+            cancelled = release.end_wanted == "cancelled" or release.app.destroyed_at is not None
+            if cancelled and release.app.release_id != release.id:
+                raise EndWanted
 
     def _start_instances(self) -> None:
         with self._store.transaction() as db:
@@ -95,7 +158,8 @@ class Deploy:
 
     def _await_up(self) -> None:
         """Return once every instance is up. Raises DeployFailed for the first that is not going to be."""
-        boot = self._ctx.settings.boot_timeout + checks.patience(self._release.manifest)
+        own = deploysettings.of(self._ctx.settings, self._app.deploy_settings)
+        boot = own.boot_timeout + checks.patience(self._release.manifest)
         deadline = time.monotonic() + boot + HOST_GRACE
         patience = Patience()
         while True:
@@ -196,7 +260,7 @@ class Deploy:
             except LeaseLost:
                 return
             state = releases.ENDS[release.end_wanted or "cancelled"]
-            reason = release.reason or ""
+            reason = release.reason or "The app was destroyed."
             say(db, release.stream, f" !     {reason}")
             claims.end_release(db, release, state, reason, self._store.now(db))
 

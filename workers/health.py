@@ -19,7 +19,7 @@ ALIVE = 2.0  # seconds that a process without a port has to stay alive
 REQUEST = "GET / HTTP/1.1\r\nHost: {host}\r\nUser-Agent: shipway\r\nConnection: close\r\n\r\n"
 MOST_PIECES = 64  # of an answer, 64 KiB each, that are read
 
-LISTEN = "0A"  # the state in /proc/net/tcp
+ESTABLISHED, LISTEN = "01", "0A"  # the states in /proc/net/tcp
 LOOPBACK = ("0100007F", "00000000000000000000000001000000")
 
 
@@ -60,6 +60,16 @@ def listening(table: str) -> list[tuple[bool, int]]:
             address, _, port = fields[1].partition(":")
             found.append((address in LOOPBACK, int(port, 16)))
     return sorted(set(found))
+
+
+def connected(table: str, port: int) -> bool:
+    """Whether a connection to `port` is open, from the text of /proc/<pid>/net/tcp."""
+    for line in table.splitlines()[1:]:
+        fields = line.split()
+        if len(fields) > 3 and fields[3] == ESTABLISHED:
+            if int(fields[1].partition(":")[2], 16) == port:
+                return True
+    return False
 
 
 def misbound(pid: int, port: int) -> str:

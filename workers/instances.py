@@ -13,7 +13,7 @@ from signal import SIGTERM
 
 from sqlalchemy.orm import Session
 
-from shipway.platform import applog, events, formation
+from shipway.platform import applog, deploysettings, events, formation
 from shipway.platform.errors import LeaseLost
 from shipway.platform.models import App, Instance, Release
 from shipway.platform.states import InstanceState, ReleaseState
@@ -34,13 +34,12 @@ KILLED = 137
 MOST_SAID = 16 << 10  # bytes of what a check's command says that are kept
 
 
-def environment(ctx: Context, row: Instance) -> dict[str, str]:
-    """What the instance's environment holds beside its image's own."""
-    release = row.release
+def environment(ctx: Context, app: App, release: Release, name: str) -> dict[str, str]:
+    """What the environment of a release's process `name` holds beside its image's own."""
     return {
-        **ctx.vault.open(row.app_id, release.config),
-        "DYNO": row.name,
-        "SHIPWAY_APP": row.app.name,
+        **ctx.vault.open(release.app_id, release.config),
+        "DYNO": name,
+        "SHIPWAY_APP": app.name,
         "SHIPWAY_RELEASE": f"v{release.version}",
         "SHIPWAY_COMMIT": release.commit or "",
     }
@@ -56,7 +55,11 @@ def specification(ctx: Context, row: Instance) -> ContainerSpec:
         id=row.container,
         image=row.release.image,
         args=how.args,
-        env={**how.env, **environment(ctx, row), "PORT": str(port(image.config))},
+        env={
+            **how.env,
+            **environment(ctx, row.app, row.release, row.name),
+            "PORT": str(port(image.config)),
+        },
         ids=IdRange(row.app.uid_base),
         cwd=how.cwd,
         user=how.user,
@@ -167,7 +170,7 @@ class InstanceWork:
         target = self._target(row, container)
         outcome = health.Outcome.UP
         if row.process_type == WEB and not any(c.way in ("path", "listening") for c in startup):
-            timeout = self._ctx.settings.boot_timeout
+            timeout = self._timeouts(row).boot_timeout
             outcome = health.await_answer((container.ip, target.port), target.host, timeout, ended)
         elif row.process_type != WEB and not startup:
             outcome = health.await_alive(health.ALIVE, ended)
@@ -199,7 +202,7 @@ class InstanceWork:
         )
 
     def _unbound(self, row: Instance, container: Container) -> str:
-        seconds = f"{self._ctx.settings.boot_timeout:g} seconds"
+        seconds = f"{self._timeouts(row).boot_timeout:g} seconds"
         text = f"Web process failed to bind to $PORT within {seconds} of launch"
         hint = health.misbound(container.pid, self._port(row))
         return f"{text}: {hint}" if hint else text
@@ -250,7 +253,18 @@ class InstanceWork:
         self._unwell[row.container] = why
         self._log(row, "Stopping all processes with SIGTERM")
         with contextlib.suppress(NoSuchContainer, ContainerLost):
-            self._ctx.engine.stop(row.container, self._ctx.settings.stop_grace)
+            self._ctx.engine.stop(row.container, self._timeouts(row).stop_timeout)
+
+    def is_answering(self, row: Instance) -> bool:
+        """Whether connections to a web instance are open, as far as its container is there."""
+        if row.process_type != WEB or not row.port:
+            return False
+        try:
+            pid = self._ctx.engine.get(row.container).pid
+            tables = [Path(f"/proc/{pid}/net/{name}").read_text() for name in ("tcp", "tcp6")]
+        except (NoSuchContainer, OSError):
+            return False
+        return any(health.connected(table, row.port) for table in tables)
 
     # -- end -------------------------------------------------------------------------------------
 
@@ -289,7 +303,7 @@ class InstanceWork:
         engine = self._ctx.engine
         try:
             container = engine.get(row.container)
-            grace = self._ctx.settings.stop_grace if _passes_sigterm_on(container.pid) else 0.0
+            grace = self._timeouts(row).stop_timeout if _passes_sigterm_on(container.pid) else 0.0
             began = time.monotonic()
             found = engine.stop(row.container, grace)
         except (NoSuchContainer, ContainerLost):
@@ -374,6 +388,9 @@ class InstanceWork:
         row.state = target
         signal(db, events.app_topic(row.app_id))
         return True
+
+    def _timeouts(self, row: Instance) -> deploysettings.DeploySettings:
+        return deploysettings.of(self._ctx.settings, row.app.deploy_settings)
 
     def _port(self, row: Instance) -> int:
         """Where the instance's web process is to listen."""

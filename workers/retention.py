@@ -12,6 +12,7 @@ from shipway.platform import applog, branches, releases
 from shipway.platform.models import App, Build, Instance, Release
 from shipway.platform.repos import Repos
 from shipway.platform.states import BuildState, InstanceState, ReleaseState
+from shipway.workers import tasks
 from shipway.workers.context import Context
 
 LOG_DAYS = 7.0  # for so long an ended instance's file stays, however full the app's folder is
@@ -23,6 +24,7 @@ def clean(ctx: Context) -> None:
     """Remove all that nobody needs any more."""
     prune_images(ctx)
     remove_dead_folders(ctx)
+    remove_dead_tasks(ctx)
     remove_old_logs(ctx)
     maintain_repos(ctx)
 
@@ -98,6 +100,18 @@ def remove_dead_folders(ctx: Context) -> None:
             build = db.get(Build, int(build_id))
         if not build or build.state != BuildState.RUNNING or build.fence > int(fence):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_dead_tasks(ctx: Context) -> None:
+    """Remove the containers of release commands that nobody waits for any more."""
+    for container in ctx.engine.list():
+        if not container.id.startswith(tasks.PREFIX):
+            continue
+        release_id, _, fence = container.id.removeprefix(tasks.PREFIX).split("-")
+        with ctx.store.reading() as db:
+            release = db.get(Release, int(release_id))
+        if not release or release.state != ReleaseState.DEPLOYING or release.fence > int(fence):
+            ctx.engine.remove(container.id)
 
 
 def remove_old_logs(ctx: Context) -> None:

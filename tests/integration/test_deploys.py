@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from shipway.platform import builds, config_vars, history, scaling
 from shipway.platform.models import App, Release, User
-from shipway.platform.states import InstanceState, ReleaseState
+from shipway.platform.states import BuildState, InstanceState, ReleaseState
 from support import link_stack, scratch
 from workerlab import SERVER, Platform, get, server, until
 
@@ -139,3 +140,133 @@ def test_an_instance_that_is_not_ready_gets_no_requests(platform: Platform, app:
     until(lambda: platform.instances(app)[0].ready, 10)
     assert platform.pid(instance) == pid
     assert "Out of the routes: readiness check /check answered 503" in platform.log(app)
+
+
+# -- the release phase --------------------------------------------------------------------------
+
+
+def with_release(command: str, text: str = "one", **more: str) -> dict[str, str]:
+    return {**server(text), "Procfile": f"web: python3 app.py\nrelease: {command}\n", **more}
+
+
+def test_a_release_command_runs_before_anything_starts(platform: Platform, app: str) -> None:
+    """In the new image, with config and environment; the push shows what it says, and so does the app's log."""
+    config_vars.assign(platform.store, user(platform), app, {"PLACE": "there"})
+    made = platform.push(app, with_release("echo moving $PLACE for $SHIPWAY_RELEASE as $DYNO; ls"))
+    assert made is not None
+    assert made.state == ReleaseState.LIVE
+    assert made.build_id
+    said = platform.said(made.build_id).splitlines()
+    assert "       moving there for v1 as release.1" in said
+    assert "       app.py" in said
+    assert said.index("       app.py") < said.index("-----> Launching...")
+    assert "app[release.1]: moving there for v1 as release.1" in platform.log(app)
+    assert not [c for c in platform.engine.list() if c.id.startswith("task-")]
+
+
+def test_a_release_command_that_fails_changes_nothing(platform: Platform, app: str) -> None:
+    """The old release goes on, nothing of the new one was started, and the push says with what status it failed."""
+    platform.push(app, server("one"))
+    (first,) = platform.instances(app, UP)
+    made = platform.push(app, with_release("echo no; exit 3", "two"))
+    assert made is not None
+    assert made.state == ReleaseState.FAILED
+    assert made.reason == "The release command exited with status 3."
+    assert [i.id for i in platform.instances(app)] == [first.id]
+    assert get(first) == "one web.1 v1"
+
+
+def test_a_release_command_has_its_time(platform: Platform, app: str) -> None:
+    """One that takes longer than the app's setting is ended, and its deploy fails."""
+    with platform.store.transaction() as db:
+        db.scalars(select(App).where(App.name == app)).one().deploy_settings = {
+            "release-timeout": "1"
+        }
+    made = platform.push(app, with_release("echo begun; sleep 100"))
+    assert made is not None
+    assert made.reason == "The release command took longer than 1 seconds."
+
+
+def test_a_release_command_is_cancelled(platform: Platform, app: str) -> None:
+    """builds:cancel ends a deploy in the middle of its release phase, container and all."""
+    build_id = platform.queue(
+        platform.app_id(app), platform.commit(app, with_release("echo begun; sleep 100"))
+    )
+    until(lambda: "       begun" in platform.said(build_id), 40)
+    history.cancel_build(platform.store, user(platform), app, build_id)
+    until(lambda: state(platform, app, 1) == ReleaseState.CANCELLED, 10)
+    assert not [c for c in platform.engine.list() if c.id.startswith("task-")]
+    assert platform.said(build_id).endswith(" !     Cancelled by ada.\n")
+    assert not platform.instances(app)
+
+
+def test_a_postdeploy_script_runs_once_the_version_answers(platform: Platform, app: str) -> None:
+    """After the switch, in the new image; if it fails, that is said and the version serves."""
+    script = json.dumps(
+        {"scripts": {"dokku": {"postdeploy": "echo after $SHIPWAY_RELEASE; exit 2"}}}
+    )
+    made = platform.push(app, {**server("one"), "app.json": script})
+    assert made is not None
+    assert made.state == ReleaseState.LIVE
+    assert made.build_id
+    said = platform.said(made.build_id)
+    assert "       after v1\n" in said
+    assert (
+        "The postdeploy command exited with status 2. The new version serves all the same." in said
+    )
+
+
+# -- one in another's place ---------------------------------------------------------------------
+
+
+def test_a_deploy_that_waits_for_health_is_cancelled(platform: Platform, app: str) -> None:
+    """The new instances go, and the old one never noticed."""
+    platform.push(app, server("one"))
+    (first,) = platform.instances(app, UP)
+    never = {"type": "startup", "path": "/check", "attempts": 100}
+    build_id = platform.queue(platform.app_id(app), platform.commit(app, checked(503, never)))
+    until(lambda: len(platform.instances(app, InstanceState.STARTING)) == 1, 40)
+    history.cancel_build(platform.store, user(platform), app, build_id)
+    until(lambda: state(platform, app, 2) == ReleaseState.CANCELLED, 10)
+    until(lambda: len(platform.instances(app, InstanceState.STOPPED)) == 1, 15)
+    assert get(first) == "one web.1 v1"
+    assert [i.id for i in platform.instances(app, UP)] == [first.id]
+
+
+def test_a_newer_push_takes_the_place_of_one_that_is_deployed(platform: Platform, app: str) -> None:
+    """One that waits for instances that never get well does not hold up the push with the remedy."""
+    never = {"type": "startup", "path": "/check", "attempts": 100}
+    first = platform.queue(platform.app_id(app), platform.commit(app, checked(503, never)))
+    until(lambda: len(platform.instances(app, InstanceState.STARTING)) == 1, 40)
+    made = platform.push(app, checked(200, never))
+    assert made is not None
+    assert made.state == ReleaseState.LIVE
+    assert state(platform, app, 1) == ReleaseState.SUPERSEDED
+    assert " !     Superseded by v2." in platform.said(first)
+
+
+def test_a_newer_push_takes_the_place_of_one_that_is_built(platform: Platform, app: str) -> None:
+    """The build that runs ends, its container is gone, and the newer one is built."""
+    first = platform.queue(platform.app_id(app), platform.commit(app, server("one")))
+    until(lambda: [c for c in platform.engine.list() if c.id.startswith("build-")], 20)
+    made = platform.push(app, server("two"))
+    assert made is not None
+    assert made.version == 1
+    assert platform.build(first).state == BuildState.SUPERSEDED
+    assert platform.said(first).endswith(f" !     {builds.SUPERSEDED}\n")
+
+
+def test_the_first_scale_keeps_the_process(platform: Platform, app: str) -> None:
+    """Its release takes the instance over as it runs; going back takes it down again to what it was."""
+    platform.push(app, server("one"))
+    (first,) = platform.instances(app, UP)
+    pid = platform.pid(first)
+    made = scaling.scale(platform.store, user(platform), app, {"web": "3"})["release"]
+    assert made["version"] == 2
+    until(lambda: len(platform.instances(app, UP)) == 3, 10)
+    assert platform.pid(first) == pid
+    history.rollback(platform.store, user(platform), app, 1)
+    until(lambda: state(platform, app, 3) == ReleaseState.LIVE, 20)
+    until(lambda: len(platform.instances(app, InstanceState.STOPPED)) == 3, 20)
+    (left,) = platform.instances(app, UP)
+    assert left.release_id == release(platform, app, 3).id

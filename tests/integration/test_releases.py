@@ -175,3 +175,26 @@ def test_an_image_that_is_gone_is_no_target(api: Lab) -> None:
     live(api, "long-lived", answer["release"]["version"])
     _, message = api.refused("POST", "/apps/long-lived/rollback", {"version": 1})
     assert "The image of v1 is gone" in message
+
+
+def test_deploy_settings(api: Lab) -> None:
+    """An app has times of its own, each checked; an empty one is the platform's again."""
+    api.ok("POST", "/apps", {"name": "timed"})
+    out = api.cli("deploys:set", "timed", "drain-timeout=60", "stop-timeout=2.5")
+    assert out.stdout == "Setting drain-timeout, stop-timeout of timed... done\n"
+    found = api.ok("GET", "/apps/timed/deploy-settings")
+    assert found["own"] == {"drain-timeout": "60", "stop-timeout": "2.5"}
+    assert found["settings"]["boot-timeout"] == "60"
+    assert "this app's" in api.cli("deploys:settings", "timed").stdout
+    assert api.ok("PATCH", "/apps/timed/deploy-settings", {"stop-timeout": ""})["own"] == {
+        "drain-timeout": "60"
+    }
+    for changes, complaint in (
+        ({"grace": "3"}, "'grace' is no setting of deploys: there are boot-timeout,"),
+        ({"boot-timeout": "0"}, "boot-timeout is '0', expected seconds from 1 to 3600."),
+        ({"stop-timeout": "nan"}, "stop-timeout is 'nan', expected seconds from 0 to 3600."),
+        ({"stop-timeout": 3}, "The value of 'stop-timeout' is no text."),
+    ):
+        status, message = api.refused("PATCH", "/apps/timed/deploy-settings", changes)
+        assert status == 400
+        assert complaint in message

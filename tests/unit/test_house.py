@@ -19,6 +19,7 @@ LEAVES = {
     "branches",
     "builds",
     "buildsettings",
+    "deploysettings",
     "errors",
     "events",
     "files",

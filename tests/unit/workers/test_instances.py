@@ -33,7 +33,7 @@ def make(tmp_path: Path) -> tuple[Context, Instance]:
 def test_environment(tmp_path: Path) -> None:
     """Config vars are there beside what the platform says; those may set HOME, but not PORT's peers."""
     ctx, row = make(tmp_path)
-    assert environment(ctx, row) == {
+    assert environment(ctx, row.app, row.release, row.name) == {
         "HOME": "/elsewhere",
         "GREETING": "hi",
         "DYNO": "web.1",
