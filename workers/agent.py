@@ -22,7 +22,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import joinedload
 
-from shipway.platform import events
+from shipway.platform import deploysettings, events
 from shipway.platform.errors import LeaseLost
 from shipway.platform.models import Host, Instance
 from shipway.platform.settings import Settings
@@ -176,6 +176,8 @@ class Agent:
 
     def _seen(self, row: Instance, now: float) -> Seen:
         drained = row.up_at is None or row.app.routes_done >= row.drain_generation
+        leaving = (row.desired, row.state) == (Desired.STOPPED, InstanceState.UP)
+        timeouts = deploysettings.of(self._ctx.settings, row.app.deploy_settings)
         return Seen(
             desired=row.desired,
             state=row.state,
@@ -185,6 +187,8 @@ class Agent:
             drained=drained,
             restart_in=self._restart_in(row, now),
             drained_for=self._drained_for(row, drained=drained),
+            drain_timeout=timeouts.drain_timeout,
+            answering=leaving and drained and self._work.is_answering(row),
         )
 
     def _restart_in(self, row: Instance, now: float) -> float:

@@ -7,6 +7,7 @@ from shipway.platform.states import Desired, InstanceState
 
 # Seconds that the connections have which the router had given to an instance just before it let go of it.
 DRAIN = 1.0
+LOOK = 0.2  # seconds between two looks whether requests are still under way
 
 
 class Step(Enum):
@@ -26,7 +27,7 @@ class Seen:
 
     `busy`: one of our threads is at it. `watched`: we hold its pidfds. `serves`: its release is the app's, or was and
     is not replaced yet; others are not started again. `drained`: the router has let go of it. `was_up`: it has ever
-    been routed to. `restart_in`, `drained_for`: seconds.
+    been routed to. `answering`: requests are under way. `restart_in`, `drained_for`, `drain_timeout`: seconds.
     """
 
     desired: Desired
@@ -36,8 +37,10 @@ class Seen:
     serves: bool = True
     drained: bool = False
     was_up: bool = False
+    answering: bool = False
     restart_in: float = 0.0
     drained_for: float = 0.0
+    drain_timeout: float = 0.0
 
 
 def next_step(seen: Seen) -> tuple[Step, float | None]:
@@ -84,4 +87,7 @@ def _drain(seen: Seen) -> tuple[Step, float | None]:
         return Step.NOTHING, None
     if seen.drained_for < DRAIN:
         return Step.NOTHING, DRAIN - seen.drained_for
+    left = seen.drain_timeout - seen.drained_for
+    if seen.answering and left > 0:
+        return Step.NOTHING, min(LOOK, left)
     return Step.STOP, None

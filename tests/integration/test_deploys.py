@@ -1,17 +1,21 @@
 """Deploys on real parts: health checks, the release phase, one deploy in another's place, draining."""
 
+import http.client
 import json
 import os
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import select
 
-from shipway.platform import builds, config_vars, history, scaling
-from shipway.platform.models import App, Release, User
+from shipway.platform import builds, config_vars, deployconfig, history, scaling
+from shipway.platform.models import App, Instance, Release, User
 from shipway.platform.states import BuildState, InstanceState, ReleaseState
+from shipway.workers import health
 from support import link_stack, scratch
 from workerlab import SERVER, Platform, get, server, until
 
@@ -245,7 +249,7 @@ def test_a_newer_push_takes_the_place_of_one_that_is_deployed(platform: Platform
     assert " !     Superseded by v2." in platform.said(first)
 
 
-def test_a_newer_push_takes_the_place_of_one_that_is_built(platform: Platform, app: str) -> None:
+def test_a_build_gives_way_to_a_newer_push(platform: Platform, app: str) -> None:
     """The build that runs ends, its container is gone, and the newer one is built."""
     first = platform.queue(platform.app_id(app), platform.commit(app, server("one")))
     until(lambda: [c for c in platform.engine.list() if c.id.startswith("build-")], 20)
@@ -270,3 +274,59 @@ def test_the_first_scale_keeps_the_process(platform: Platform, app: str) -> None
     until(lambda: len(platform.instances(app, InstanceState.STOPPED)) == 3, 20)
     (left,) = platform.instances(app, UP)
     assert left.release_id == release(platform, app, 3).id
+
+
+# -- the end of the old -------------------------------------------------------------------------
+
+SLOW = SERVER.replace(
+    'if self.path == "/crash":',
+    'if self.path == "/slow":\n            import time\n            time.sleep(4)\n'
+    '        if self.path == "/crash":',
+)
+
+
+def ask_slowly(instance: Instance) -> Future[str]:
+    """A request that takes four seconds, under way."""
+    pool = ThreadPoolExecutor(1)
+    answer = pool.submit(get, instance, "/slow")
+    pool.shutdown(wait=False)
+    return answer
+
+
+def let_go(platform: Platform, app: str, drain: str) -> Future[str]:
+    """A request under way at an instance that is not wanted any more, with so many seconds for it."""
+    platform.push(app, {"app.py": f"TEXT = 'one'\n{SLOW}", "Procfile": "web: python3 app.py\n"})
+    deployconfig.change_settings(platform.store, user(platform), app, {"drain-timeout": drain})
+    (first,) = platform.instances(app, UP)
+    answer = ask_slowly(first)
+    until(lambda: any(connected(first.port or 0, platform.pid(first))), 5)
+    scaling.scale(platform.store, user(platform), app, {"web": "0"})
+    return answer
+
+
+def connected(port: int, pid: int) -> Iterator[bool]:
+    for name in ("tcp", "tcp6"):
+        yield health.connected(Path(f"/proc/{pid}/net/{name}").read_text(), port)
+
+
+def test_requests_under_way_are_finished(platform: Platform, app: str) -> None:
+    """An old instance ends only once it has answered."""
+    assert let_go(platform, app, "20").result(15) == "one web.1 v1"
+    until(lambda: platform.instances(app, InstanceState.STOPPED), 10)
+
+
+def test_the_time_for_requests_under_way_ends(platform: Platform, app: str) -> None:
+    """When the app's drain-timeout is over the instance ends, answered or not."""
+    with pytest.raises((OSError, http.client.HTTPException)):
+        let_go(platform, app, "0").result(15)
+    until(lambda: platform.instances(app, InstanceState.STOPPED), 10)
+
+
+def test_an_app_has_its_own_time_to_end(platform: Platform, app: str) -> None:
+    """A process that does not end on SIGTERM is killed after the app's stop-timeout, not the platform's."""
+    deaf = server("one")["app.py"].replace("sys.exit(0)", "print('no')")
+    platform.push(app, {"app.py": deaf, "Procfile": "web: python3 app.py\n"})
+    deployconfig.change_settings(platform.store, user(platform), app, {"stop-timeout": "1"})
+    scaling.scale(platform.store, user(platform), app, {"web": "0"})
+    until(lambda: platform.instances(app, InstanceState.STOPPED), 10)
+    assert "failed to exit within 1 seconds of SIGTERM" in platform.log(app)

@@ -3,7 +3,7 @@
 import pytest
 
 from shipway.platform.states import Desired, InstanceState
-from shipway.workers.decide import DRAIN, Seen, Step, next_step
+from shipway.workers.decide import DRAIN, LOOK, Seen, Step, next_step
 
 RUN, STOP = Desired.RUNNING, Desired.STOPPED
 PENDING, STARTING, UP = InstanceState.PENDING, InstanceState.STARTING, InstanceState.UP
@@ -30,6 +30,14 @@ CRASHED, STOPPING = InstanceState.CRASHED, InstanceState.STOPPING
         (Seen(STOP, UP, watched=True), (Step.NOTHING, None)),
         (Seen(STOP, UP, watched=True, drained=True), (Step.NOTHING, DRAIN)),
         (Seen(STOP, UP, drained=True, drained_for=DRAIN), (Step.STOP, None)),
+        (
+            Seen(STOP, UP, drained=True, drained_for=2.0, answering=True, drain_timeout=9.0),
+            (Step.NOTHING, LOOK),
+        ),
+        (
+            Seen(STOP, UP, drained=True, drained_for=9.0, answering=True, drain_timeout=9.0),
+            (Step.STOP, None),
+        ),
         (Seen(STOP, STOPPING), (Step.STOP, None)),
         (Seen(STOP, STOPPING, busy=True), (Step.NOTHING, None)),
     ],

@@ -76,3 +76,9 @@ def test_a_death_ends_the_wait(listener: socket.socket) -> None:
 def test_listening_sockets() -> None:
     """The kernel's table tells who listens, and on which addresses."""
     assert health.listening(TABLE) == [(False, 8000), (True, 5000)]
+
+
+def test_connections_are_told_from_sockets_that_listen() -> None:
+    """What matters is a connection to the port, not one from it, nor the socket that takes them."""
+    assert health.connected(TABLE, 0x9C40)
+    assert not health.connected(TABLE, 5000)
