@@ -195,7 +195,7 @@ def test_releases_go_in_order(store: Store) -> None:
     with store.transaction() as db:
         row = claims.still_held(db, claimed)
         assert row
-        claims.fail_release(db, row, "x", 1.0)
+        claims.end_release(db, row, ReleaseState.FAILED, "x", 1.0)
     following = claims.claim_release(store, "w2")
     assert following
     assert following.id == second
