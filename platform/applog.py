@@ -44,3 +44,8 @@ def append(settings: Settings, app: str, source: str, text: str) -> None:
         os.write(fd, line)
     finally:
         os.close(fd)
+
+
+def append_release(settings: Settings, app: str, version: int, user: str) -> None:
+    """Say who made a release, in the words that the field knows."""
+    append(settings, app, "app[api]", f"Release v{version} created by user {user}")

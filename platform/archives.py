@@ -100,6 +100,8 @@ def commit(repos: Repos, app: str, path: Path, author: str, now: float, most: in
                 pass
             except BaseException:
                 git.kill()
+                with contextlib.suppress(BrokenPipeError):
+                    git.stdin.close()
                 raise
             with contextlib.suppress(BrokenPipeError):
                 git.stdin.close()

@@ -74,4 +74,6 @@ def _change(
             view["release"] = shapes.release(release, current=False)
     told = f"Config {verb} {', '.join(keys)} by user {user.name}"
     applog.append(store.settings, name, "app[api]", told)
+    if view["release"]:
+        applog.append_release(store.settings, name, view["release"]["version"], user.name)
     return view

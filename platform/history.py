@@ -152,6 +152,7 @@ def rollback(store: Store, user: User, name: str, version: int | None = None) ->
         }
     told = f"Rollback to v{view['to']} by user {user.name}"
     applog.append(store.settings, name, "app[api]", told)
+    applog.append_release(store.settings, name, view["release"]["version"], user.name)
     return view
 
 

@@ -68,6 +68,8 @@ def scale(store: Store, user: User, name: str, changes: Mapping[str, str]) -> Vi
         view = shapes.release(made, current=True) if made else None
     told = " ".join(f"{kind}@{result.get(kind, 0)}" for kind in changes)
     applog.append(store.settings, name, "app[api]", f"Scaled to {told} by user {user.name}")
+    if view:
+        applog.append_release(store.settings, name, view["version"], user.name)
     return {"formation": result, "instances": touched, "release": view}
 
 

@@ -402,7 +402,7 @@ class BuildRun:
                 overrides=True,
             )
         self._log(f"Deploy {self._what} by user {build.user.name}")
-        self._log(f"Release v{release.version} created by user {build.user.name}")
+        applog.append_release(self._ctx.settings, self._app.name, release.version, build.user.name)
 
     def _keep_bill(self, image: str) -> None:
         """Write down what the image is made of, for people to read. No deploy fails for want of it."""

@@ -128,7 +128,7 @@ def test_rebuild_builds_the_commit_again(shipway: Platform, hello: Path) -> None
 
 FAILURES = {
     "build": ({"requirements.txt": "flask==0.0.0.0.1\n"}, "flask"),
-    "procfile": ({"Procfile": None}, "Procfile"),
+    "procfile": ({"Procfile": None, "app.py": "print('a program')\n"}, "Procfile"),
     "language": (
         {"requirements.txt": None, "Procfile": None, "app.py": None},
         "Looked in the top folder",
