@@ -145,14 +145,11 @@ def rollback(store: Store, user: User, name: str, version: int | None = None) ->
         row = releases.again(
             db, app, user, store.now(db), target, f"Rollback to v{target.version}", overrides=True
         )
-        view = {
-            "from": current.version,
-            "to": target.version,
-            "release": shapes.release(row, current=False),
-        }
+        made = shapes.release(row, current=False)
+        view = {"from": current.version, "to": target.version, "release": made}
     told = f"Rollback to v{view['to']} by user {user.name}"
     applog.append(store.settings, name, "app[api]", told)
-    applog.append_release(store.settings, name, view["release"]["version"], user.name)
+    applog.append_release(store.settings, name, made["version"], user.name)
     return view
 
 
