@@ -8,7 +8,6 @@ are pulled into it. Only layers that the store does not have are written out.
 import json
 import os
 import re
-import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -314,13 +313,13 @@ class _Build:
         document = manifests.config(config, len(manifest.layers), "the build's config")
         images = self._engine.images
         layers: list[Layer] = []
+        here = dict(offered)
         with intake(images) as taking:
             for each, diff_id in zip(manifest.layers, document["rootfs"]["diff_ids"], strict=True):
-                if diff_id in offered:
-                    layers.append(offered[diff_id])
-                    continue
-                with images.blobs.incoming_file(_blob(out, each.digest), each.digest) as blob:
-                    layers.append(taking.layer(blob, diff_id))
+                if diff_id not in here:  # steps that change nothing have one and the same layer
+                    with images.blobs.incoming_file(_blob(out, each.digest), each.digest) as blob:
+                        here[diff_id] = taking.layer(blob, diff_id)
+                layers.append(here[diff_id])
             labelled = _labelled(document, self._request.labels)
             return taking.document(labelled, layers, [self._request.ref])
 
@@ -409,7 +408,7 @@ def _blob(out: Path, digest: str) -> Path:
     """A blob of the layout. Raises BuildFailed for anything but a plain file."""
     folder = plainfile.folder_below(out, "blobs/sha256")
     path = (folder or out) / digest.removeprefix("sha256:")
-    if folder is None or not stat.S_ISREG(path.lstat().st_mode):
+    if folder is None or path.is_symlink() or not path.is_file():
         raise BuildFailed("the build's image is damaged")
     return path
 
