@@ -18,6 +18,8 @@ from shipway.runtime.images.store import Image, ImageConfig
 
 REF = "tool/buildah:{}"
 PROGRAM = "/usr/bin/buildah"
+# Newer buildahs look for it whatever network a build has.
+NETAVARK = "/usr/lib/podman/netavark"
 FOLDERS = ("dev", "etc/containers", "proc", "root", "run", "sys", "tmp", "var/tmp")
 TEXTS = {
     "etc/containers/policy.json": '{"default":[{"type":"insecureAcceptAnything"}]}\n',
@@ -28,13 +30,17 @@ TEXTS = {
     "etc/passwd": "root:x:0:0:root:/root:/bin/sh\n",
     "etc/group": "root:x:0:\n",
 }
-REVISION = 1  # raised when what is made here changes
+REVISION = 2  # raised when what is made here changes
 
 
 def ensure(engine: Stores) -> Image:
     """The image, made if it is not there. Raises HostUnfit if buildah is not installed."""
     program = Path(tools.find("buildah"))
-    sources = {PROGRAM: program, **{path: Path(path) for path in _libraries(program)}}
+    programs = {PROGRAM: program}
+    if Path(NETAVARK).exists():
+        programs[NETAVARK] = Path(NETAVARK)
+    libraries = {path: Path(path) for each in programs.values() for path in _libraries(each)}
+    sources = {**libraries, **programs}
     ref = REF.format(_fingerprint(sources))
     try:
         return engine.images.get(ref)
