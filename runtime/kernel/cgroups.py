@@ -20,6 +20,7 @@ FILESYSTEM = Path("/sys/fs/cgroup")
 MOUNTS = Path("/proc/self/mounts")
 NEEDED = ("cpu", "memory", "pids")
 KILL_TIMEOUT = 10.0
+BUSY = 5.0  # seconds a group may stay busy after its last process has died
 
 
 @dataclass(frozen=True)
@@ -274,7 +275,7 @@ def _kill(pid: int) -> None:
 
 def _remove_folder(folder: Path) -> None:
     """Delete a control group; the kernel calls it busy for a moment after its last process died."""
-    delay = 0.001
+    delay, deadline = 0.001, time.monotonic() + BUSY
     while True:
         try:
             folder.rmdir()
@@ -282,10 +283,10 @@ def _remove_folder(folder: Path) -> None:
         except FileNotFoundError:
             return
         except OSError as error:
-            if error.errno != errno.EBUSY or delay > 1:
+            if error.errno != errno.EBUSY or time.monotonic() > deadline:
                 raise
-            time.sleep(min(delay, 0.1))
-            delay *= 2
+            time.sleep(delay)
+            delay = min(delay * 2, 0.1)
 
 
 def _place_in(hierarchy: Hierarchy, groups: list[list[str]]) -> str:

@@ -1,6 +1,7 @@
 """Python apps as their package managers describe them: built on real parts, started and asked."""
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,7 +75,13 @@ def uv_lock(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Locked here, for it holds the addresses of the index that this machine uses."""
     folder: Path = tmp_path_factory.mktemp("uv")
     (folder / "pyproject.toml").write_text(UV)
-    subprocess.run([uv.find_uv_bin(), "lock", "-q"], cwd=folder, check=True, timeout=60)
+    subprocess.run(
+        [uv.find_uv_bin(), "lock", "-q"],
+        cwd=folder,
+        env={**os.environ, "UV_SYSTEM_CERTS": "1"},
+        check=True,
+        timeout=60,
+    )
     return (folder / "uv.lock").read_text()
 
 

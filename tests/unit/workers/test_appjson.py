@@ -82,7 +82,7 @@ def test_no_file_and_no_json(tmp_path: Path) -> None:
     """Without a file there is nothing to say; one that is no JSON, or a link out of the app, is refused."""
     assert appjson.manifest(tmp_path) == {}
     (tmp_path / "app.json").write_text('{\n  "healthchecks": {},\n}')
-    with pytest.raises(WorkFailed, match=r"app\.json line 3"):
+    with pytest.raises(WorkFailed, match=r"app\.json line [23]"):  # by Python's version
         appjson.manifest(tmp_path)
     (tmp_path / "app.json").unlink()
     (tmp_path / "app.json").symlink_to("/etc/passwd")
