@@ -289,10 +289,10 @@ def test_a_step_that_leaves_its_chroot_writes_nothing_on_the_host(builder: Build
     }
     builder.build(files)
     around = next(line for line in builder.lines if "around the step:" in line).split()
-    assert {"storage", "context"} <= set(around)  # it did get out
+    if "storage" in around:  # it did get out, as is not possible with newer buildahs
+        refused = [line.strip() for line in builder.lines if "Read-only file system" in line]
+        assert [line.split()[0] for line in refused] == ["/context", "/bases"]
     assert "out" not in around
-    refused = [line.strip() for line in builder.lines if "Read-only file system" in line]
-    assert [line.split()[0] for line in refused] == ["/context", "/bases"]
     assert not target.exists()
 
 
