@@ -6,15 +6,18 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import redis
-from sqlalchemy import select
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import select, text
 
 from postgres import postgres
 from shipway.platform import builds, database, redis_server
 from shipway.platform.errors import IllegalMove, LeaseLost
-from shipway.platform.models import App, Build, Outbox, User
+from shipway.platform.models import App, Build, Host, Instance, Outbox, Release, User
 from shipway.platform.settings import Settings
 from shipway.platform.states import BuildState
 from shipway.platform.store import Store, move, say, signal
@@ -68,6 +71,52 @@ def running_redis(settings: Settings) -> Iterator[redis.Redis]:
         server.kill()
         server.wait()
         (settings.run / "redis.sock").unlink(missing_ok=True)
+
+
+def test_an_old_database_with_apps_in_it_is_migrated() -> None:
+    """Tables that others' rows point to are changed under them: nothing is lost, and nothing points nowhere."""
+    with scratch() as folder:
+        settings = _prepared(Settings(data=folder / "data"))
+        store = Store(settings)
+        queue_build(store)
+        with store.transaction() as db:
+            app, build = db.scalars(select(App)).one(), db.scalars(select(Build)).one()
+            release = Release(
+                app_id=app.id,
+                version=1,
+                user_id=build.user_id,
+                build_id=build.id,
+                created_at=store.now(db),
+                description="first",
+                image="sha256:" + "0" * 64,
+                processes={"web": "x"},
+            )
+            host = Host(name="here")
+            db.add_all([release, host])
+            db.flush()
+            db.add(
+                Instance(
+                    app_id=app.id,
+                    release_id=release.id,
+                    host_id=host.id,
+                    process_type="web",
+                    number=1,
+                    created_at=store.now(db),
+                )
+            )
+        store.engine.dispose()
+        config = Config()
+        config.set_main_option(
+            "script_location", str(Path(database.__file__).parent / "migrations")
+        )
+        config.attributes["engine"] = store.engine
+        command.downgrade(config, "2026_11_0002")
+        store.engine.dispose()
+        database.prepare(settings)
+        with store.reading() as db:
+            assert db.scalars(select(Instance)).one().release.version == 1
+            assert db.execute(text("PRAGMA foreign_key_check")).all() == []
+            assert db.execute(text("PRAGMA foreign_keys")).scalar() == 1
 
 
 def queue_build(store: Store) -> int:
