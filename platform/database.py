@@ -9,7 +9,7 @@ from shipway.platform.errors import ShipwayError
 from shipway.platform.settings import Settings
 from shipway.platform.store import Store
 
-HEAD = "2026_11_0002"  # the newest migration; a test holds it to the folder
+HEAD = "2026_11_0004"  # the newest migration; a test holds it to the folder
 
 
 class DatabaseDamaged(ShipwayError):

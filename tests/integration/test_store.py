@@ -12,6 +12,7 @@ import pytest
 import redis
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 from sqlalchemy import select, text
 
 from postgres import postgres
@@ -110,6 +111,7 @@ def test_an_old_database_with_apps_in_it_is_migrated() -> None:
             "script_location", str(Path(database.__file__).parent / "migrations")
         )
         config.attributes["engine"] = store.engine
+        assert ScriptDirectory.from_config(config).get_heads() == [database.HEAD]
         command.downgrade(config, "2026_11_0002")
         store.engine.dispose()
         database.prepare(settings)
