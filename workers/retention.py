@@ -2,7 +2,8 @@
 
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from sqlalchemy import select
@@ -123,8 +124,16 @@ def remove_old_logs(ctx: Context) -> None:
     for name in names:
         files = applog.folder(ctx.settings, name).glob("*.log*")
         ended = [path for path in files if (_instance_of(path) or 0) not in alive | {0}]
-        for path in surplus(((p, p.stat().st_size, p.stat().st_mtime) for p in ended), limit):
+        for path in surplus(measured(ended), limit):
             path.unlink(missing_ok=True)
+
+
+def measured(files: Iterable[Path]) -> Iterator[tuple[Path, int, float]]:
+    """Each file with its bytes and the time of its last write, but those that a rotation or a removal took meanwhile."""
+    for path in files:
+        with suppress(FileNotFoundError):
+            about = path.stat()
+            yield path, about.st_size, about.st_mtime
 
 
 def surplus(files: Iterable[tuple[Path, int, float]], limit: int) -> list[Path]:

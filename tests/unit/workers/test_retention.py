@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from shipway.workers.retention import DAY, LOG_DAYS, surplus
+from shipway.workers.retention import DAY, LOG_DAYS, measured, surplus
 
 
 def test_the_oldest_go_until_the_rest_fits() -> None:
@@ -14,3 +14,11 @@ def test_the_oldest_go_until_the_rest_fits() -> None:
     assert surplus([young, *old], 5000) == []
     assert surplus([young, *old], 1030) == [Path("web.1.0.log"), Path("web.1.1.log")]
     assert surplus([young, *old], 0) == [path for path, _, _ in old]
+
+
+def test_a_file_that_went_meanwhile_is_no_hindrance(tmp_path: Path) -> None:
+    """Logs are rotated and removed while this looks at them; those that are left are measured."""
+    there = tmp_path / "web.1.1.log"
+    there.write_text("12345")
+    found = list(measured([tmp_path / "web.1.0.log", there]))
+    assert [(path, size) for path, size, _ in found] == [(there, 5)]
