@@ -7,7 +7,6 @@ are allowed, by their names.
 
 import base64
 import contextlib
-import os
 import selectors
 import socket
 import threading
@@ -137,26 +136,13 @@ def _listen() -> socket.socket:
 
 def _in_network_of(pid: int, work: Callable[[], socket.socket]) -> socket.socket:
     """Do something in a thread that is in the network namespace of a process."""
-    made: list[socket.socket] = []
-    errors: list[BaseException] = []
 
-    def run() -> None:
-        try:
-            fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                syscalls.setns(fd, syscalls.CLONE_NEWNET)
-            finally:
-                os.close(fd)
-            made.append(work())
-        except BaseException as error:  # handed to the caller's thread
-            errors.append(error)
+    def there() -> socket.socket:
+        with open(f"/proc/{pid}/ns/net", "rb") as namespace:
+            syscalls.setns(namespace.fileno(), syscalls.CLONE_NEWNET)
+        return work()
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return made[0]
+    return syscalls.in_own_thread(there)
 
 
 def _head(stream: socket.socket) -> tuple[list[bytes], bytes]:

@@ -9,18 +9,19 @@ takes every mount away when the monitor ends, however that comes about.
 import errno
 import os
 import stat
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TypeVar
 
 from shipway.runtime.errors import HostUnfit, InvalidSpec, KernelRefused
 from shipway.runtime.kernel import syscalls
-from shipway.runtime.kernel.syscalls import MOUNT_ATTR_IDMAP, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOSUID
+from shipway.runtime.kernel.syscalls import (
+    MOUNT_ATTR_IDMAP,
+    MOUNT_ATTR_NODEV,
+    MOUNT_ATTR_NOSUID,
+    Result,
+)
 from shipway.runtime.kernel.userns import UserNamespace
-
-Result = TypeVar("Result")
 
 # Every container has its own mounts here, seen in its monitor's mount namespace only; to the host
 # the folder is empty. The OCI runtime walks to it as the container's root, who is nobody to the
@@ -39,23 +40,13 @@ def in_own_mount_namespace(work: Callable[[], Result]) -> Result:
 
     Processes that `work` starts stay in it. What the host unmounts later is unmounted there too.
     """
-    results: list[Result] = []
-    errors: list[BaseException] = []
 
-    def run() -> None:
-        try:
-            syscalls.unshare(syscalls.CLONE_NEWNS)
-            syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_SLAVE)
-            results.append(work())
-        except BaseException as error:  # handed to the caller's thread
-            errors.append(error)
+    def apart() -> Result:
+        syscalls.unshare(syscalls.CLONE_NEWNS)
+        syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_SLAVE)
+        return work()
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return results[0]
+    return syscalls.in_own_thread(apart)
 
 
 def _mount_overlay(target: Path, data: str, upper: Path) -> None:

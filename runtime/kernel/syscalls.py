@@ -6,8 +6,10 @@ The mount calls since 5.2 have the same number on every architecture.
 import ctypes
 import errno
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from shipway.runtime.errors import KernelRefused
 
@@ -49,6 +51,8 @@ _FSCONFIG_SET_FLAG = 0
 _FSCONFIG_SET_STRING = 1
 _FSCONFIG_CMD_CREATE = 6
 
+Result = TypeVar("Result")
+
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 
@@ -76,6 +80,25 @@ def unshare(flags: int) -> None:
 def setns(fd: int, kind: int) -> None:
     """Move the calling *thread* into the namespace that `fd` stands for."""
     _check(_libc.setns(ctypes.c_int(fd), ctypes.c_int(kind)), "setns")
+
+
+def in_own_thread(work: Callable[[], Result]) -> Result:
+    """Run `work` in a thread that ends with it: the namespaces it goes to are that thread's alone."""
+    results: list[Result] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:  # handed to the caller's thread
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
 
 
 def mount(source: str, target: str, kind: str | None, flags: int, data: str = "") -> None:

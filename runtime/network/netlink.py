@@ -6,7 +6,6 @@ Every function takes the socket of the network namespace it acts in, and raises 
 import os
 import socket
 import struct
-import threading
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
@@ -43,22 +42,12 @@ def open_socket_in(namespace: int) -> socket.socket:
 
     A socket belongs for life to the namespace it was made in, so a thread goes there to make it.
     """
-    made: list[socket.socket] = []
-    failed: list[OSError] = []
 
-    def make() -> None:
-        try:
-            syscalls.setns(namespace, syscalls.CLONE_NEWNET)
-            made.append(open_socket())
-        except OSError as error:
-            failed.append(error)
+    def make() -> socket.socket:
+        syscalls.setns(namespace, syscalls.CLONE_NEWNET)
+        return open_socket()
 
-    thread = threading.Thread(target=make)
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
-    return made[0]
+    return syscalls.in_own_thread(make)
 
 
 def create_bridge(sock: socket.socket, name: str, mac: bytes, mtu: int) -> None:
