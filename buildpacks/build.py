@@ -20,14 +20,7 @@ from shipway.buildpacks.lifecycle.request import GENERATED_DIR, Buildpack
 from shipway.buildpacks.lines import ERROR_MARK, LineWriter
 from shipway.buildpacks.stacks import Stack
 from shipway.runtime.engine import Engine
-from shipway.runtime.errors import (
-    Cancelled,
-    InvalidSpec,
-    InvalidTree,
-    RuntimeFailure,
-    StoreFull,
-    TimedOut,
-)
+from shipway.runtime.errors import Cancelled, RuntimeFailure, TimedOut
 from shipway.runtime.images.store import Image
 from shipway.runtime.spec import ContainerSpec, IdRange, Limits
 
@@ -104,21 +97,34 @@ def build(
     catalog: Catalog | None = None,
 ) -> BuildResult:
     """Build the image. Raises BuildFailed (BuildCancelled, BuildTimedOut): then nothing is left."""
-    try:
+    with failures(request, output):
         return _build(engine, request, output, cancelled, catalog or built_in())
+
+
+@contextmanager
+def failures(request: BuildRequest, output: Output) -> Iterator[None]:
+    """Whatever goes wrong is a BuildFailed, told in the log; the build's folder is gone at the end."""
+    try:
+        yield
     except BuildFailed:
         raise
     except Cancelled as error:
         raise BuildCancelled("the build was cancelled") from error
     except TimedOut as error:
         reason = f"the build took longer than {request.timeout:g} seconds"
-        raise _told(output, BuildTimedOut(reason)) from error
+        raise told(output, BuildTimedOut(reason)) from error
     except InvalidBuildpack as error:
-        raise _told(output, BuildFailed(str(error), error.code)) from error
-    except (InvalidTree, StoreFull, InvalidSpec, RuntimeFailure) as error:
-        raise _told(output, BuildFailed(str(error))) from error
+        raise told(output, BuildFailed(str(error), error.code)) from error
+    except RuntimeFailure as error:
+        raise told(output, BuildFailed(str(error))) from error
     finally:
         upper.remove(request.workdir)
+
+
+def told(output: Output, error: BuildFailed) -> BuildFailed:
+    """Put the reason into the log too."""
+    output(f"{ERROR_MARK}{error.reason[:1].upper()}{error.reason[1:].removesuffix('.')}.")
+    return error
 
 
 def _build(
@@ -161,12 +167,12 @@ def _build(
     phases.update(made.seconds)
     phases["container"] = max(0.0, phases["container"] - sum(made.seconds.values()))
     if not made.processes:
-        raise _told(output, BuildFailed("the buildpacks declare no process type to start"))
+        raise told(output, BuildFailed("the buildpacks declare no process type to start"))
     if cancelled.is_set():
         raise Cancelled
     if request.disk and upper.length([job.upper, request.source]) > request.disk:
         limit = f"the build's limit of {request.disk >> 20} MB of disk"
-        raise _told(output, BuildFailed(f"what was built has more than {limit}"))
+        raise told(output, BuildFailed(f"what was built has more than {limit}"))
     with _timed(phases, "export"):
         output("-----> Exporting the image")
         exporter = Exporter(
@@ -224,7 +230,7 @@ def _contain(
     lines.close()
     if exit_.oom:
         memory = (request.limits.memory or 0) // 2**20
-        raise _told(output, BuildFailed(f"the build ran out of memory (its limit is {memory} MB)"))
+        raise told(output, BuildFailed(f"the build ran out of memory (its limit is {memory} MB)"))
     if exit_.code:
         reason = lines.reason or f"the build failed (exit {exit_.code})"
         raise BuildFailed(reason, exit_.code)
@@ -243,12 +249,6 @@ def _timed(phases: dict[str, float], name: str) -> Iterator[None]:
         yield
     finally:
         phases[name] = phases.get(name, 0.0) + time.monotonic() - start
-
-
-def _told(output: Output, error: BuildFailed) -> BuildFailed:
-    """Put the reason into the log too."""
-    output(f"{ERROR_MARK}{error.reason[:1].upper()}{error.reason[1:].removesuffix('.')}.")
-    return error
 
 
 def _title(labels: Mapping[str, str]) -> str:

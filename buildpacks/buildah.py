@@ -18,8 +18,6 @@ from shipway.runtime.images.store import Image, ImageConfig
 
 REF = "tool/buildah:{}"
 PROGRAM = "/usr/bin/buildah"
-# Newer buildahs look for it whatever network a build has.
-NETAVARK = "/usr/lib/podman/netavark"
 FOLDERS = ("dev", "etc/containers", "proc", "root", "run", "sys", "tmp", "var/tmp")
 TEXTS = {
     "etc/containers/policy.json": '{"default":[{"type":"insecureAcceptAnything"}]}\n',
@@ -37,8 +35,8 @@ def ensure(engine: Stores) -> Image:
     """The image, made if it is not there. Raises HostUnfit if buildah is not installed."""
     program = Path(tools.find("buildah"))
     programs = {PROGRAM: program}
-    if Path(NETAVARK).exists():
-        programs[NETAVARK] = Path(NETAVARK)
+    if helper := tools.netavark():
+        programs[os.fspath(helper)] = helper
     libraries = {path: Path(path) for each in programs.values() for path in _libraries(each)}
     sources = {**libraries, **programs}
     ref = REF.format(_fingerprint(sources))

@@ -17,18 +17,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from shipway.buildpacks import buildah, imageprocesses, plainfile, upper
-from shipway.buildpacks.build import BuildRequest, BuildResult, Output
+from shipway.buildpacks.build import BuildRequest, BuildResult, Output, failures, told
 from shipway.buildpacks.container import CA_PATH, gentle
-from shipway.buildpacks.errors import BuildCancelled, BuildFailed, BuildTimedOut
-from shipway.buildpacks.lines import ERROR_MARK, LineWriter
+from shipway.buildpacks.errors import BuildFailed
+from shipway.buildpacks.lines import LineWriter
 from shipway.runtime.engine import Engine
 from shipway.runtime.errors import (
     Cancelled,
     ImageError,
     InvalidReference,
     NoSuchImage,
-    RuntimeFailure,
-    TimedOut,
 )
 from shipway.runtime.images import dockerfile, manifests, references
 from shipway.runtime.images.build import limits_of_steps
@@ -76,30 +74,6 @@ def build(
     """Build the image. Raises BuildFailed (BuildCancelled, BuildTimedOut): then nothing is left."""
     with failures(request, output):
         return _Build(engine, request, recipe, output, cancelled).run()
-
-
-@contextmanager
-def failures(request: BuildRequest, output: Output) -> Iterator[None]:
-    """Whatever goes wrong is a BuildFailed, told in the log; the build's folder is gone at the end."""
-    try:
-        yield
-    except BuildFailed:
-        raise
-    except Cancelled as error:
-        raise BuildCancelled("the build was cancelled") from error
-    except TimedOut as error:
-        reason = f"the build took longer than {request.timeout:g} seconds"
-        raise told(output, BuildTimedOut(reason)) from error
-    except (ImageError, RuntimeFailure) as error:
-        raise told(output, BuildFailed(str(error))) from error
-    finally:
-        upper.remove(request.workdir)
-
-
-def told(output: Output, error: BuildFailed) -> BuildFailed:
-    """Put the reason into the log too."""
-    output(f"{ERROR_MARK}{error.reason[:1].upper()}{error.reason[1:].removesuffix('.')}.")
-    return error
 
 
 class _Build:

@@ -20,6 +20,7 @@ from typing import Literal
 from shipway.runtime.config import EngineConfig
 from shipway.runtime.containers import idmapping, launch
 from shipway.runtime.errors import RuntimeFailure
+from shipway.runtime.images import tools
 from shipway.runtime.kernel import cgroups, disk, host, mounts
 from shipway.runtime.kernel.userns import UserNamespace, user_namespace
 from shipway.runtime.network.addresses import AddressPool
@@ -36,12 +37,6 @@ CAP_SYS_RESOURCE = 24
 # nft 1.0.6 can crash at a list that another process is just changing.
 NFT_TRIES = 5
 BUILDAH_WITH_NETAVARK = 30  # 1.30 and newer
-NETAVARK_FOLDERS = (  # where containers-common looks
-    "/usr/local/libexec/podman",
-    "/usr/local/lib/podman",
-    "/usr/libexec/podman",
-    "/usr/lib/podman",
-)
 # A container's id of 12 characters, and the longest name in its folder.
 LONGEST_RUN_FOLDER = launch.LONGEST_SOCKET_PATH - len("/0123456789ab/attach")
 
@@ -386,16 +381,11 @@ def _skopeo(_config: EngineConfig) -> Answer:
 
 
 def _buildah(_config: EngineConfig) -> Answer:
-    """Newer ones look for netavark whatever network a build gets; Debian only recommends it."""
     answer = _program("buildah", "buildah", "degraded", "build, from Dockerfiles")
     version = re.search(r"buildah 1\.(\d+)", answer[1])
-    if version is None or int(version[1]) < BUILDAH_WITH_NETAVARK or _has_netavark():
+    if version is None or int(version[1]) < BUILDAH_WITH_NETAVARK or tools.netavark():
         return answer
     return "degraded", "buildah does not find netavark", "install Debian's package netavark"
-
-
-def _has_netavark() -> bool:
-    return any(Path(folder, "netavark").exists() for folder in NETAVARK_FOLDERS)
 
 
 def _program(name: str, package: str, without: State, purpose: str) -> Answer:

@@ -8,6 +8,8 @@ import contextlib
 import logging
 import os
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from signal import SIGTERM
 
@@ -47,20 +49,48 @@ def environment(ctx: Context, app: App, release: Release, name: str) -> dict[str
 
 def specification(ctx: Context, row: Instance) -> ContainerSpec:
     """The container that runs the instance."""
-    settings = ctx.settings
-    image = ctx.engine.images.get(row.release.image)
     command = row.release.processes[row.process_type]
-    how = program(ctx.engine, image, row.process_type, command)
+    return replace(
+        process_container(
+            ctx,
+            row.app,
+            row.release,
+            row.process_type,
+            row.name,
+            command,
+            container_id=row.container,
+            labels=labels(ctx, row),
+        ),
+        log_path=applog.instance_file(ctx.settings, row.app.name, row.name, row.id),
+        log_size=ctx.settings.log_size,
+    )
+
+
+def process_container(
+    ctx: Context,
+    app: App,
+    release: Release,
+    kind: str,
+    name: str,
+    command: str,
+    *,
+    container_id: str,
+    labels: Mapping[str, str],
+) -> ContainerSpec:
+    """The container of any process of a release: an instance, or a command that runs once. `kind` is web, `name` web.1."""
+    settings = ctx.settings
+    image = ctx.engine.images.get(release.image)
+    how = program(ctx.engine, image, kind, command)
     return ContainerSpec(
-        id=row.container,
-        image=row.release.image,
+        id=container_id,
+        image=release.image,
         args=how.args,
         env={
             **how.env,
-            **environment(ctx, row.app, row.release, row.name),
+            **environment(ctx, app, release, name),
             "PORT": str(port(image.config)),
         },
-        ids=IdRange(row.app.uid_base),
+        ids=IdRange(app.uid_base),
         cwd=how.cwd,
         user=how.user,
         groups=how.groups,
@@ -70,9 +100,7 @@ def specification(ctx: Context, row: Instance) -> ContainerSpec:
             cpus=settings.instance_cpus or None,
             pids=settings.instance_pids,
         ),
-        labels=labels(ctx, row),
-        log_path=applog.instance_file(settings, row.app.name, row.name, row.id),
-        log_size=settings.log_size,
+        labels=labels,
     )
 
 

@@ -6,12 +6,11 @@ from shipway.buildpacks.lines import LineWriter
 from shipway.platform import applog
 from shipway.platform.models import Release
 from shipway.runtime.errors import RuntimeFailure, TimedOut
-from shipway.runtime.spec import ContainerSpec, IdRange, Limits
+from shipway.runtime.spec import ContainerSpec
 from shipway.workers.console import Console
 from shipway.workers.context import Context
 from shipway.workers.errors import DeployFailed
-from shipway.workers.instances import environment
-from shipway.workers.program import port, program
+from shipway.workers.instances import process_container
 
 PREFIX = "task-"  # of the containers' ids
 
@@ -63,27 +62,14 @@ class Task:
             self._ctx.engine.remove(self._id(fence))
 
     def _specification(self) -> ContainerSpec:
-        engine, settings, release = self._ctx.engine, self._ctx.settings, self._release
-        image = engine.images.get(release.image)
-        how = program(engine, image, self._kind, self._command)
-        return ContainerSpec(
-            id=self._id(release.fence),
-            image=release.image,
-            args=how.args,
-            env={
-                **how.env,
-                **environment(self._ctx, release.app, release, f"{self._kind}.1"),
-                "PORT": str(port(image.config)),
-            },
-            ids=IdRange(release.app.uid_base),
-            cwd=how.cwd,
-            user=how.user,
-            groups=how.groups,
-            capabilities=how.capabilities,
-            limits=Limits(
-                memory=settings.instance_memory,
-                cpus=settings.instance_cpus or None,
-                pids=settings.instance_pids,
-            ),
+        release = self._release
+        return process_container(
+            self._ctx,
+            release.app,
+            release,
+            self._kind,
+            f"{self._kind}.1",
+            self._command,
+            container_id=self._id(release.fence),
             labels={"shipway.app": release.app.name, "shipway.task": self._kind},
         )

@@ -5,12 +5,19 @@ import shutil
 import subprocess
 from collections import deque
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from shipway.runtime.errors import HostUnfit
 
 Output = Callable[[str], None]
 
 LAST_LINES = 20
+HELPERS = (  # where containers-common has its programs
+    "/usr/local/libexec/podman",
+    "/usr/local/lib/podman",
+    "/usr/libexec/podman",
+    "/usr/lib/podman",
+)
 # A tool must not go on when whoever wanted its work was killed.
 ENDS_WITH_US = ("setpriv", "--pdeathsig", "TERM", "--")
 _FATAL = re.compile(r'level=(?:fatal|error) msg="((?:[^"\\]|\\.)*)"')
@@ -31,6 +38,12 @@ def find(name: str) -> str:
     if path is None:
         raise HostUnfit(f"{name} is not installed", f"install it: apt-get install {name}")
     return path
+
+
+def netavark() -> Path | None:
+    """What newer buildahs look for whatever network a build has, where they look for it."""
+    places = (Path(folder, "netavark") for folder in HELPERS)
+    return next((path for path in places if path.exists()), None)
 
 
 def run(argv: Sequence[str], output: Output, stdin: bytes | None = None) -> None:
