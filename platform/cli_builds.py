@@ -6,9 +6,10 @@ from shipway.platform.cli_common import (
     CommandFailed,
     ago,
     app_options,
+    change_settings,
     client,
     duration,
-    follow_output,
+    follow_build,
     is_version,
     json_option,
     no_wait_option,
@@ -18,6 +19,7 @@ from shipway.platform.cli_common import (
     print_json,
     progress,
     say,
+    show_settings,
     table,
     version_number,
     wait_for_release,
@@ -74,6 +76,40 @@ def _took(row: dict[str, float | None]) -> str:
     return duration(ended - started) if started and ended else ""
 
 
+@click.command("builds:info", epilog="Example: shipway builds:info hello 7")
+@click.argument("args", nargs=-1, metavar="[APP] [ID]")
+@app_options
+@json_option
+def build_info(
+    args: tuple[str, ...], *, app: str | None, remote: str | None, as_json: bool
+) -> None:
+    """Show all about a build, and where its time went; the newest without an ID."""
+    name, number = _build(args, app, remote)
+    found = client().get(path(name, "builds", number))
+    if as_json:
+        print_json(found)
+        return
+    say(f"=== Build {found['id']} of {name}")
+    for label, value in {
+        "State": found["outcome"],
+        "Reason": found["reason"],
+        "Builder": found["builder"],
+        "Commit": found["commit"],
+        "Source": found["source"] or found["branch"],
+        "By": found["user"],
+        "When": ago(found["created_at"]),
+        "Took": _took(found),
+        "Release": f"v{found['version']}" if found["version"] else "",
+        "Image": found["image"],
+    }.items():
+        if value:
+            say(f"{label + ':':<10}{value}")
+    phases = found["phases"] or {}
+    longest = max(map(len, phases), default=0)
+    for phase, seconds in phases.items():
+        say(f"  {phase:<{longest}}  {seconds:8.2f} s")
+
+
 @click.command("builds:output", epilog="Example: shipway builds:output -t hello 7")
 @click.argument("args", nargs=-1, metavar="[APP] [ID]")
 @app_options
@@ -114,11 +150,7 @@ def rebuild(args: tuple[str, ...], *, app: str | None, remote: str | None, no_wa
     name = only_app(args, app, remote)
     build = client().post(path(name, "builds"))
     what = f"Rebuilding {name} at {build['source'] or build['commit'][:8]}..."
-    if no_wait:
-        say(f"{what} started, build {build['id']}")
-        return
-    end = follow_output(path(name, "builds", build["id"], "output"))
-    say(f"{what} done, v{end['version']}")
+    follow_build(name, build, what, no_wait=no_wait)
 
 
 @click.command("builds:cancel", epilog="Example: shipway builds:cancel hello")
@@ -147,16 +179,7 @@ def _build(args: tuple[str, ...], app: str | None, remote: str | None) -> tuple[
 @json_option
 def settings(args: tuple[str, ...], *, app: str | None, remote: str | None, as_json: bool) -> None:
     """Show how long an app's processes have to boot, to drain and to end."""
-    name = only_app(args, app, remote)
-    found = client().get(path(name, "deploy-settings"))
-    if as_json:
-        print_json(found["settings"])
-        return
-    rows = [
-        {"key": key, "value": value, "whose": "this app's" if key in found["own"] else ""}
-        for key, value in found["settings"].items()
-    ]
-    table(rows, {"key": "SETTING", "value": "SECONDS", "whose": ""}, "")
+    show_settings(args, app, remote, "deploy-settings", "SECONDS", as_json=as_json)
 
 
 @click.command("deploys:set", epilog="Example: shipway deploys:set hello drain-timeout=60")
@@ -167,12 +190,11 @@ def assign(args: tuple[str, ...], *, app: str | None, remote: str | None) -> Non
 
     Keys: boot-timeout, drain-timeout, stop-timeout, release-timeout.
     """
-    name, pairs = pick(args, app, remote, lambda text: "=" in text)
-    if not pairs or not all("=" in pair for pair in pairs):
-        raise click.UsageError("Give settings as KEY=SECONDS, such as drain-timeout=60.")
-    changes = {key: value for key, _, value in (pair.partition("=") for pair in pairs)}
-    client().patch(path(name, "deploy-settings"), changes)
-    say(f"Setting {', '.join(changes)} of {name}... done")
+    say(
+        change_settings(
+            args, app, remote, "deploy-settings", "KEY=SECONDS, such as drain-timeout=60"
+        )
+    )
 
 
 # -- releases -----------------------------------------------------------------------------------
@@ -288,6 +310,7 @@ def _release(args: tuple[str, ...], app: str | None, remote: str | None) -> tupl
 
 COMMANDS = (
     builds,
+    build_info,
     output,
     attach,
     rebuild,

@@ -159,6 +159,20 @@ def path(app: str, *parts: str | int) -> str:
     return "/apps/" + "/".join(segment(part) for part in (app, *parts))
 
 
+def key_values(pairs: Sequence[str], what: str, word: str = "KEY") -> dict[str, str]:
+    """KEY=VALUE words as a mapping, `what` of which is set: "config var", say. Raises InvalidInput, UsageError."""
+    values = {}
+    for pair in pairs:
+        key, sign, value = pair.partition("=")
+        if not sign:
+            # The word may be a secret that was meant as a value, so it is not repeated here.
+            raise InvalidInput(f"Each {what} is given as {word}=value, in one word.")
+        values[key] = value
+    if not values:
+        raise click.UsageError(f"Missing {word}=VALUE.")
+    return values
+
+
 def version_number(text: str) -> int:
     """The number in v3 or 3. Raises InvalidInput."""
     digits = text.removeprefix("v")
@@ -236,6 +250,42 @@ def is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
+# -- settings that an app may have of its own ---------------------------------------------------
+
+
+def show_settings(
+    args: Sequence[str],
+    app: str | None,
+    remote: str | None,
+    place: str,
+    heading: str,
+    *,
+    as_json: bool,
+) -> None:
+    """Show all that are in force at `place` of an app, and which are its own."""
+    found = client().get(path(only_app(args, app, remote), place))
+    if as_json:
+        print_json(found["settings"])
+        return
+    rows = [
+        {"key": key, "value": value, "whose": "this app's" if key in found["own"] else ""}
+        for key, value in found["settings"].items()
+    ]
+    table(rows, {"key": "SETTING", "value": heading, "whose": ""}, "")
+
+
+def change_settings(
+    args: Sequence[str], app: str | None, remote: str | None, place: str, example: str
+) -> str:
+    """Change those that are given; what to say of it. `example` is like KEY=VALUE, such as a=b."""
+    name, pairs = pick(args, app, remote, lambda text: "=" in text)
+    if not pairs or not all("=" in pair for pair in pairs):
+        raise click.UsageError(f"Give settings as {example}.")
+    changes = {key: value for key, _, value in (pair.partition("=") for pair in pairs)}
+    client().patch(path(name, place), changes)
+    return f"Setting {', '.join(changes)} of {name}... done"
+
+
 # -- waiting ------------------------------------------------------------------------------------
 
 
@@ -254,6 +304,15 @@ def follow_output(address: str) -> Mapping[str, Any]:
         reason = end["reason"] or f"It ended as {end['state']}."
         raise CommandFailed(reason if reason not in last else f"Not deployed: {end['state']}.")
     return end
+
+
+def follow_build(app: str, build: Mapping[str, Any], what: str, *, no_wait: bool) -> None:
+    """Show a build and its deploy to their end, or say that it goes on by itself. Raises CommandFailed."""
+    if no_wait:
+        say(f"{what} started, build {build['id']}")
+        return
+    end = follow_output(path(app, "builds", build["id"], "output"))
+    say(f"{what} done, v{end['version']}")
 
 
 def wait_for_release(app: str, release: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from shipway.platform.cli_common import (
     app_options,
     client,
     json_option,
+    key_values,
     no_wait_option,
     only_app,
     path,
@@ -71,15 +72,7 @@ def get(args: tuple[str, ...], *, app: str | None, remote: str | None) -> None:
 def assign(args: tuple[str, ...], *, app: str | None, remote: str | None, no_wait: bool) -> None:
     """Set config vars and restart the app with them, as a new release."""
     name, pairs = pick(args, app, remote, lambda text: "=" in text)
-    values = {}
-    for pair in pairs:
-        key, sign, value = pair.partition("=")
-        if not sign:
-            # The word may be a secret that was meant as a value, so it is not repeated here.
-            raise InvalidInput("Each config var is given as KEY=value, in one word.")
-        values[key] = value
-    if not values:
-        raise click.UsageError("Missing KEY=VALUE.")
+    values = key_values(pairs, "config var")
     answer = client().patch(path(name, "config"), values)
     _report("Setting", name, list(values), answer, no_wait=no_wait)
 

@@ -9,6 +9,7 @@ from shipway.platform.cli_common import (
     app_options,
     client,
     json_option,
+    key_values,
     no_wait_option,
     only_app,
     path,
@@ -136,14 +137,10 @@ def assign(args: Args, *, app: str | None, remote: str | None) -> None:
     error-page, maintenance-page=https://… or @page.html
     """  # noqa: D301 -- click's mark for lines to be left as they are is a backspace
     name, pairs = pick(args, app, remote, lambda text: "=" in text)
-    values = {}
-    for pair in pairs:
-        key, sign, value = pair.partition("=")
-        if not sign:
-            raise InvalidInput("Each setting is given as KEY=value, in one word.")
-        values[key] = _content(key, value[1:]) if value.startswith("@") else value
-    if not values:
-        raise click.UsageError("Missing KEY=VALUE.")
+    values = {
+        key: _content(key, value[1:]) if value.startswith("@") else value
+        for key, value in key_values(pairs, "setting").items()
+    }
     client().patch(path(name, "routing"), values)
     _wait(name)
     say(f"Setting {', '.join(values)} of {name}... done")

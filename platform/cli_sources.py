@@ -1,21 +1,21 @@
 """How apps are built, and apps that do not come by a push."""
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 from urllib.parse import urlsplit
 
 import click
 
 from shipway.platform.cli_common import (
-    ago,
     app_options,
+    change_settings,
     client,
-    duration,
-    follow_output,
+    follow_build,
     json_option,
+    key_values,
     no_wait_option,
     only_app,
     path,
@@ -24,6 +24,7 @@ from shipway.platform.cli_common import (
     progress,
     say,
     session,
+    show_settings,
     table,
 )
 from shipway.platform.errors import InvalidInput
@@ -41,16 +42,7 @@ BUILDERS = ("auto", "buildpacks", "dockerfile")
 @json_option
 def settings(args: tuple[str, ...], *, app: str | None, remote: str | None, as_json: bool) -> None:
     """Show how an app is built: builder, folder, limits."""
-    name = only_app(args, app, remote)
-    found = client().get(path(name, "build-settings"))
-    if as_json:
-        print_json(found["settings"])
-        return
-    rows = [
-        {"key": key, "value": value, "whose": "this app's" if key in found["own"] else ""}
-        for key, value in found["settings"].items()
-    ]
-    table(rows, {"key": "SETTING", "value": "VALUE", "whose": ""}, "")
+    show_settings(args, app, remote, "build-settings", "VALUE", as_json=as_json)
 
 
 @click.command("builds:set", epilog="Example: shipway builds:set hello build-dir=web memory=1G")
@@ -62,12 +54,8 @@ def assign(args: tuple[str, ...], *, app: str | None, remote: str | None) -> Non
     Keys: builder, build-dir, dockerfile, target, memory, cpus, pids, disk, timeout, and arg.NAME
     for an argument of a Dockerfile.
     """
-    name, pairs = pick(args, app, remote, lambda text: "=" in text)
-    if not pairs or not all("=" in pair for pair in pairs):
-        raise click.UsageError("Give settings as KEY=VALUE, such as build-dir=web.")
-    changes = {key: value for key, _, value in (pair.partition("=") for pair in pairs)}
-    client().patch(path(name, "build-settings"), changes)
-    say(f"Setting {', '.join(changes)} of {name}... done, for its next build")
+    done = change_settings(args, app, remote, "build-settings", "KEY=VALUE, such as build-dir=web")
+    say(f"{done}, for its next build")
 
 
 @click.command("builder:set", epilog="Example: shipway builder:set hello dockerfile")
@@ -105,15 +93,8 @@ def secrets(args: tuple[str, ...], *, app: str | None, remote: str | None, as_js
 def set_secrets(args: tuple[str, ...], *, app: str | None, remote: str | None) -> None:
     """Set build secrets; NAME=- reads the value from the standard input."""
     name, pairs = pick(args, app, remote, lambda text: "=" in text)
-    values = {}
-    for pair in pairs:
-        key, sign, value = pair.partition("=")
-        if not sign:
-            # The word may be a secret that was meant as a value, so it is not repeated here.
-            raise InvalidInput("Each build secret is given as NAME=value, in one word.")
-        values[key] = value if value != "-" else sys.stdin.read()
-    if not values:
-        raise click.UsageError("Missing NAME=VALUE.")
+    given = key_values(pairs, "build secret", "NAME")
+    values = {key: sys.stdin.read() if value == "-" else value for key, value in given.items()}
     client().patch(path(name, "build-secrets"), values)
     say(f"Setting build secrets {', '.join(values)} of {name}... done, for its next build")
 
@@ -257,7 +238,7 @@ def from_image(
     if len(rest) != 1:
         raise click.UsageError("Give one IMAGE, such as nginx:1.27.")
     build = client().post(path(name, "image"), {"image": rest[0]})
-    _follow(name, build, f"Deploying {rest[0]} as {name}...", no_wait=no_wait)
+    follow_build(name, build, f"Deploying {rest[0]} as {name}...", no_wait=no_wait)
 
 
 @click.command("deploy:archive", epilog="Example: shipway deploy:archive hello app.tar.gz")
@@ -274,7 +255,7 @@ def archive(args: tuple[str, ...], *, app: str | None, remote: str | None, no_wa
         raise click.UsageError("Give one URL, one FILE, or - for the standard input.")
     with _opened(rest[0]) as stream:
         build = client().upload(path(name, "archive"), stream)
-    _follow(name, build, f"Deploying the archive as {name}...", no_wait=no_wait)
+    follow_build(name, build, f"Deploying the archive as {name}...", no_wait=no_wait)
 
 
 @contextmanager
@@ -301,50 +282,7 @@ def _opened(what: str) -> Iterator[IO[bytes]]:
         raise InvalidInput(f"{what} cannot be read: {error.strerror}.") from None
 
 
-def _follow(name: str, build: Mapping[str, Any], what: str, *, no_wait: bool) -> None:
-    if no_wait:
-        say(f"{what} started, build {build['id']}")
-        return
-    end = follow_output(path(name, "builds", build["id"], "output"))
-    say(f"{what} done, v{end['version']}")
-
-
 # -- looking ------------------------------------------------------------------------------------
-
-
-@click.command("builds:info", epilog="Example: shipway builds:info hello 7")
-@click.argument("args", nargs=-1, metavar="[APP] [ID]")
-@app_options
-@json_option
-def info(args: tuple[str, ...], *, app: str | None, remote: str | None, as_json: bool) -> None:
-    """Show all about a build, and where its time went; the newest without an ID."""
-    name, rest = pick(args, app, remote, str.isdecimal)
-    if len(rest) > 1:
-        raise click.UsageError("Give one build's ID.")
-    found = client().get(path(name, "builds", rest[0] if rest else "latest"))
-    if as_json:
-        print_json(found)
-        return
-    say(f"=== Build {found['id']} of {name}")
-    started, ended = found["started_at"], found["ended_at"]
-    for label, value in {
-        "State": found["outcome"],
-        "Reason": found["reason"],
-        "Builder": found["builder"],
-        "Commit": found["commit"],
-        "Source": found["source"] or found["branch"],
-        "By": found["user"],
-        "When": ago(found["created_at"]),
-        "Took": duration(ended - started) if started and ended else "",
-        "Release": f"v{found['version']}" if found["version"] else "",
-        "Image": found["image"],
-    }.items():
-        if value:
-            say(f"{label + ':':<10}{value}")
-    phases = found["phases"] or {}
-    longest = max(map(len, phases), default=0)
-    for phase, seconds in phases.items():
-        say(f"  {phase:<{longest}}  {seconds:8.2f} s")
 
 
 @click.command("images:sbom", epilog="Example: shipway images:sbom hello > bill.json")
@@ -369,5 +307,5 @@ def sbom(args: tuple[str, ...], *, app: str | None, remote: str | None, as_json:
 COMMANDS = (
     *(settings, assign, builder, secrets, set_secrets, unset_secrets),
     *(buildpacks, set_buildpacks, add_buildpack, remove_buildpack, clear_buildpacks),
-    *(from_image, archive, info, sbom),
+    *(from_image, archive, sbom),
 )
