@@ -14,8 +14,8 @@ from shipway.buildpacks.catalog import Catalog, built_in
 from shipway.buildpacks.errors import BuildCancelled, BuildFailed, BuildTimedOut, InvalidBuildpack
 from shipway.buildpacks.export import Exporter, Names
 from shipway.buildpacks.gate import Gate
+from shipway.buildpacks.kit import toml
 from shipway.buildpacks.labels import Base, Origin, Parts
-from shipway.buildpacks.lifecycle import tomlfile
 from shipway.buildpacks.lifecycle.request import GENERATED_DIR, Buildpack
 from shipway.buildpacks.lines import ERROR_MARK, LineWriter
 from shipway.buildpacks.stacks import Stack
@@ -239,7 +239,7 @@ def _contain(
 def _report(engine: Engine, image: Image) -> str:
     size = engine.images.blobs.size(image.digest)
     about = {"digest": image.digest, "image-id": image.id, "manifest-size": size}
-    return tomlfile.dumps({"image": {"tags": [image.ref or ""], **about}})
+    return toml.dumps({"image": {"tags": [image.ref or ""], **about}})
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 from shipway.buildpacks import heroku, processes
 from shipway.buildpacks.catalog import HERE
 from shipway.buildpacks.errors import BuildFailed
-from shipway.buildpacks.lifecycle import tomlfile
+from shipway.buildpacks.kit import toml
 from shipway.buildpacks.lifecycle.checks import api_version
 from shipway.buildpacks.lifecycle.request import APP_DIR, LAYERS_DIR, Buildpack
 from shipway.buildpacks.result import Result
@@ -86,7 +86,7 @@ def metadata(result: Result, group: Sequence[Buildpack]) -> str:
         ],
         "slices": [{"paths": paths} for paths in result.slices],
     }
-    return tomlfile.dumps(document)
+    return toml.dumps(document)
 
 
 def _found(engine: Engine, ref: str, key: str) -> Layer | None:

@@ -5,7 +5,7 @@ from typing import Any
 
 
 def write(path: str, document: Mapping[str, Any]) -> None:
-    """Write a document of strings, numbers, booleans, lists and tables.
+    """Write a document of strings, numbers, booleans, times, lists and tables.
 
     A table within a table is written inline; a list of tables as `[[key]]`.
     """
@@ -58,4 +58,8 @@ def _value(value: Any) -> str:
         return "{" + ", ".join(f"{_key(key)} = {_value(item)}" for key, item in value.items()) + "}"
     if isinstance(value, Sequence):
         return "[" + ", ".join(map(_value, value)) + "]"
+    import datetime as dt  # rare, and it need not be loaded in each build
+
+    if isinstance(value, (dt.date, dt.time)):
+        return value.isoformat()
     raise TypeError(f"TOML has no form for {type(value).__name__}")

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from shipway.buildpacks.kit import toml
 from shipway.buildpacks.lifecycle import checks, env, errors, plan, sboms, spawn, tomlfile
 from shipway.buildpacks.lifecycle.detect import Selected, buildpack_env
 from shipway.buildpacks.lifecycle.request import (
@@ -86,11 +87,11 @@ def _restore(request: Request, buildpack: Buildpack) -> None:
     for layer in request.restored.get(buildpack.id, ()):
         if layer.content and not os.path.isdir(f"{buildpack.layers}/{layer.name}"):
             continue  # both or neither
-        tomlfile.write(f"{buildpack.layers}/{layer.name}.toml", {"metadata": layer.data})
+        toml.write(f"{buildpack.layers}/{layer.name}.toml", {"metadata": layer.data})
         sboms.restore(buildpack, layer.name)
     store = request.stores.get(buildpack.id)
     if store:
-        tomlfile.write(f"{buildpack.layers}/store.toml", {"metadata": store})
+        toml.write(f"{buildpack.layers}/store.toml", {"metadata": store})
 
 
 def _run(
@@ -103,7 +104,7 @@ def _run(
     """Returns the plan entries that later buildpacks may still meet."""
     mine = [entry for entry in entries if buildpack.id in entry.providers]
     plan_path = os.path.join(scratch, f"{buildpack.folder}.bp-plan.toml")
-    tomlfile.write(plan_path, plan.document(mine))
+    toml.write(plan_path, plan.document(mine))
     own = {"CNB_LAYERS_DIR": buildpack.layers, "CNB_BP_PLAN_PATH": plan_path}
     args = [f"{buildpack.root}/bin/build", buildpack.layers, PLATFORM_DIR, plan_path]
     code = spawn.start(args, buildpack_env(buildpack, request, own, build_env)).wait()

@@ -4,7 +4,8 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from shipway.buildpacks.lifecycle import checks, env, errors, log, plan, spawn
+from shipway.buildpacks.kit import say
+from shipway.buildpacks.lifecycle import checks, env, errors, plan, spawn
 from shipway.buildpacks.lifecycle.request import EXEC_ENV, PLATFORM_DIR, Buildpack, Request
 
 PASS, FAIL = 0, 100
@@ -147,7 +148,7 @@ def buildpack_env(
 def _report(run: Run) -> None:
     with open(run.output_path, encoding="utf-8", errors="replace") as file:
         for line in file:
-            log.detail(line.rstrip())
+            say.detail(line.rstrip())
 
 
 def _sought(request: Request) -> tuple[str, ...]:

@@ -10,7 +10,8 @@ import sys
 import time
 from typing import Any
 
-from shipway.buildpacks.lifecycle import building, log
+from shipway.buildpacks.kit import say
+from shipway.buildpacks.lifecycle import building
 from shipway.buildpacks.lifecycle.detect import Selected, detect
 from shipway.buildpacks.lifecycle.errors import BUILD_OTHER, NONE_DETECTED, LifecycleError
 from shipway.buildpacks.lifecycle.request import (
@@ -42,7 +43,7 @@ def main() -> int:
         if _ran_out_of_memory():
             return KILLED  # the host knows the limit, and says it
         for line in error.lines():
-            log.error(line)
+            say.error(line)
         code = error.code
     with open(RESULT_PATH, "w", encoding="utf-8") as file:
         json.dump(result, file)
@@ -92,10 +93,10 @@ def _run(request: Request, scratch: str, result: dict[str, Any]) -> None:
 def _announce(selected: Selected) -> None:
     languages = [buildpack.language for buildpack in selected.group if buildpack.language]
     if languages:
-        log.step(f"{', '.join(languages)} app detected")
+        say.step(f"{', '.join(languages)} app detected")
     for buildpack in selected.group:
         if not buildpack.id.startswith("shipway/"):
-            log.detail(f"Buildpack {buildpack.id} {buildpack.version}")
+            say.detail(f"Buildpack {buildpack.id} {buildpack.version}")
 
 
 def _require_procfile(selected: Selected) -> None:
@@ -150,10 +151,10 @@ def run() -> None:
     try:
         code = main()
     except OSError as error:  # a buildpack took away what the lifecycle works with
-        log.error(f"The build cannot go on: {error}.")
+        say.error(f"The build cannot go on: {error}.")
         code = BUILD_OTHER
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         # A fault of ours; a person who pushed is not helped by where in our code it is.
-        log.error(f"Shipway's lifecycle failed ({type(error).__name__}: {error}); report this.")
+        say.error(f"Shipway's lifecycle failed ({type(error).__name__}: {error}); report this.")
         code = BUILD_OTHER
     sys.exit(code)

@@ -2,7 +2,8 @@
 
 import os
 
-from shipway.buildpacks.lifecycle import errors, log, plan, spawn, tomlfile
+from shipway.buildpacks.kit import say, toml
+from shipway.buildpacks.lifecycle import errors, plan, spawn
 from shipway.buildpacks.lifecycle.detect import Selected, buildpack_env
 from shipway.buildpacks.lifecycle.request import GENERATED_DIR, PLATFORM_DIR, Request
 
@@ -16,13 +17,13 @@ def generate(request: Request, selected: Selected, scratch: str) -> Selected:
     for extension in selected.group:
         if not extension.is_extension:
             continue
-        log.step(f"Extending the images by {extension.id} {extension.version}")
+        say.step(f"Extending the images by {extension.id} {extension.version}")
         mine = [entry for entry in entries if extension.id in entry.providers]
         entries = [entry for entry in entries if entry not in mine]
         output = f"{GENERATED_DIR}/{extension.folder}"
         os.makedirs(output)
         plan_path = os.path.join(scratch, f"{extension.folder}.ext-plan.toml")
-        tomlfile.write(plan_path, plan.document(mine))
+        toml.write(plan_path, plan.document(mine))
         own = {"CNB_OUTPUT_DIR": output, "CNB_BP_PLAN_PATH": plan_path}
         args = [f"{extension.root}/bin/generate", output, PLATFORM_DIR, plan_path]
         code = spawn.start(args, buildpack_env(extension, request, own)).wait()

@@ -1,10 +1,12 @@
 """TOML that the lifecycle writes and reads."""
 
+import datetime as dt
 import tomllib
 from pathlib import Path
 
 import pytest
 
+from shipway.buildpacks.kit import toml
 from shipway.buildpacks.lifecycle import tomlfile
 from shipway.buildpacks.lifecycle.errors import InvalidOutput
 
@@ -14,9 +16,13 @@ def test_round_trip() -> None:
     document = {
         "top": 'line\nwith "quotes" \\ and \x7f and é 😀',
         "entries": [{"name": "a b", "metadata": {"x.y": [1, 2.5, True, []], "": "empty"}}],
-        "metadata": {"deep": {"deeper": {"deepest": ["x"]}}, "n": -3},
+        "metadata": {
+            "when": dt.datetime(2026, 11, 25, 4, 5, 6, tzinfo=dt.UTC),
+            "deep": {"deeper": {"deepest": ["x"]}},
+            "n": -3,
+        },
     }
-    assert tomllib.loads(tomlfile.dumps(document)) == document
+    assert tomllib.loads(toml.dumps(document)) == document
 
 
 def test_missing(tmp_path: Path) -> None:
