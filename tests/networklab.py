@@ -1,5 +1,9 @@
 """What tests of the containers' network share."""
 
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 # Answers on TCP and UDP, IPv4 and IPv6, with its name and the address that it sees the client at.
 SERVER = """
 import socket, sys, threading
@@ -20,3 +24,28 @@ while True:
     with sock:
         sock.sendall(say(client))
 """
+
+
+@contextmanager
+def machine_beyond(name: str, ours: str, theirs: str) -> Iterator[list[str]]:
+    """A machine on a wire of the host's, which it routes by: the words that run a command on it.
+
+    `ours` and `theirs` are the two ends' addresses, of one network of four.
+    """
+    commands = [
+        ["ip", "netns", "add", name],
+        ["ip", "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name],
+        ["ip", "addr", "add", f"{ours}/30", "dev", name],
+        ["ip", "link", "set", name, "up"],
+        ["ip", "-n", name, "addr", "add", f"{theirs}/30", "dev", "eth0"],
+        ["ip", "-n", name, "link", "set", "eth0", "up"],
+        ["ip", "-n", name, "link", "set", "lo", "up"],
+        ["ip", "-n", name, "route", "add", "default", "via", ours],
+    ]
+    try:
+        for command in commands:
+            subprocess.run(command, check=True)
+        yield ["ip", "netns", "exec", name]
+    finally:
+        subprocess.run(["ip", "link", "del", name], check=False)
+        subprocess.run(["ip", "netns", "del", name], check=False)

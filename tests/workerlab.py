@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from shipway.platform.store import Store
 from shipway.platform.store import signal as send_signal
 from shipway.runtime.engine import Engine
 from shipway.workers.context import engine_config
-from support import clean_environ, network_names
+from support import clean_environ, link_stack, network_names, scratch
 
 SERVER = """
 import http.server, os, signal, sys
@@ -251,3 +251,32 @@ def get(instance: Instance, path: str = "/") -> str:
     """What an instance answers."""
     with urllib.request.urlopen(f"http://{instance.address}:{instance.port}{path}", timeout=5) as r:
         return str(r.read().decode())
+
+
+@contextlib.contextmanager
+def open_platform(seed: str) -> Iterator[Platform]:
+    """A platform that takes work, in a folder of its own; at its end what its processes complained of is shown."""
+    with scratch() as data:
+        link_stack(data / "runtime")
+        made = Platform(data, seed)
+        try:
+            made.start("redis", "worker", "host")
+            made.wait_ready()
+            yield made
+        finally:
+            made.end()
+            for path in data.glob("*.err"):
+                if text := path.read_text():
+                    sys.stderr.write(f"--- {path.name}\n{text}")
+
+
+@contextlib.contextmanager
+def new_app(platform: Platform, test: str) -> Iterator[str]:
+    """An app named after a test, destroyed at the end."""
+    name = test.removeprefix("test_").replace("_", "-")[:28].strip("-")
+    app_id = platform.create(name)
+    yield name
+    with platform.store.transaction() as db:
+        row = db.get(App, app_id)
+        if row is not None:
+            row.destroyed_at = platform.store.now(db)

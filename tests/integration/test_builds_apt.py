@@ -1,11 +1,10 @@
 """The apt buildpack: Debian packages that an Aptfile names, on real stacks and real packages."""
 
 import json
-from collections.abc import Iterator
 
 import pytest
 
-from buildlab import Builder, open_builder
+from buildlab import Builder
 from shipway.buildpacks import catalog as catalogs
 
 FILES: dict[str, str | bytes] = {
@@ -13,12 +12,6 @@ FILES: dict[str, str | bytes] = {
     "Procfile": "web: x",
 }
 APP = FILES | {"Aptfile": "# tools of the app\n\nfiglet   # banners\nsqlite3 libyaml-0-2\n"}
-
-
-@pytest.fixture(scope="module")
-def builder() -> Iterator[Builder]:
-    with open_builder(__name__) as builder:
-        yield builder
 
 
 def test_packages(builder: Builder) -> None:

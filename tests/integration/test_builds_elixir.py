@@ -1,10 +1,6 @@
 """The Elixir buildpack on an app with a committed dependency, and with a registry that is silent."""
 
-from collections.abc import Iterator
-
-import pytest
-
-from buildlab import BUILD_CACHE, Builder, answer, open_builder
+from buildlab import BUILD_CACHE, Builder, answer
 
 MIX = """defmodule Hello.MixProject do
   use Mix.Project
@@ -41,12 +37,6 @@ APP: dict[str, str | bytes] = {
     '  def project, do: [app: :greeting, version: "1.0.0"]\nend\n',
     "deps/greeting/lib/greeting.ex": 'defmodule Greeting do\n  def hello, do: "Hello from Elixir\\n"\nend\n',
 }
-
-
-@pytest.fixture(scope="module")
-def builder() -> Iterator[Builder]:
-    with open_builder(__name__) as builder:
-        yield builder
 
 
 def test_release(builder: Builder) -> None:

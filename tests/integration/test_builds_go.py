@@ -1,10 +1,8 @@
 """The Go buildpack on real modules: vendored, with a C part, and with a registry that does not answer."""
 
-from collections.abc import Iterator
-
 import pytest
 
-from buildlab import BUILD_CACHE, Builder, answer, open_builder
+from buildlab import BUILD_CACHE, Builder, answer
 from shipway.buildpacks.build import BuildResult
 
 MAIN = """package main
@@ -36,12 +34,6 @@ VENDORED: dict[str, str | bytes] = {
     ),
 }
 SETTINGS = {"GO_LINKER_SYMBOL": "main.version", "GO_LINKER_VALUE": "v9"}
-
-
-@pytest.fixture(scope="module")
-def builder() -> Iterator[Builder]:
-    with open_builder(__name__) as builder:
-        yield builder
 
 
 @pytest.fixture(scope="module")

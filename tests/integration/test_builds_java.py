@@ -1,10 +1,8 @@
 """The Java buildpack: plain sources, what Maven and Gradle's wrapper make, registries that are silent."""
 
-from collections.abc import Iterator
-
 import pytest
 
-from buildlab import BUILD_CACHE, Builder, answer, open_builder
+from buildlab import BUILD_CACHE, Builder, answer
 from shipway.buildpacks.build import BuildResult
 
 MAIN = """package org.example;
@@ -52,12 +50,6 @@ POM = """<project xmlns="http://maven.apache.org/POM/4.0.0">
   </pluginRepositories>
 </project>
 """
-
-
-@pytest.fixture(scope="module")
-def builder() -> Iterator[Builder]:
-    with open_builder(__name__) as builder:
-        yield builder
 
 
 @pytest.fixture(scope="module")

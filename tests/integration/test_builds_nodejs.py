@@ -1,13 +1,12 @@
 """Node.js apps on real parts: Node.js and packages from the registry, built, started and asked."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from buildlab import Builder, answer, open_builder
+from buildlab import Builder, answer
 
 LOCKS = Path(__file__).resolve().parents[1] / "data" / "nodejs"
 PACKAGE = {
@@ -30,12 +29,6 @@ require('http').createServer((_, response) => response.end([
 ].join(' ') + '\\n')).listen(process.env.PORT);
 """
 ANSWER = "true production production false true\n"
-
-
-@pytest.fixture(scope="module")
-def builder() -> Iterator[Builder]:
-    with open_builder(__name__) as builder:
-        yield builder
 
 
 def app(manager: str = "", **document: Any) -> dict[str, str | bytes]:

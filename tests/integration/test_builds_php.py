@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from buildlab import BUILD_CACHE, IDS, Builder, answer, open_builder
+from buildlab import BUILD_CACHE, IDS, Builder, answer
 from shipway.buildpacks import processes
 from shipway.buildpacks.build import BuildResult
 from shipway.runtime.spec import ContainerSpec
@@ -25,12 +25,6 @@ COMPOSER: dict[str, str | bytes] = {
     "secret.txt": "not for the web",
     "public/.env": "nor this",
 }
-
-
-@pytest.fixture(scope="module")
-def builder() -> Iterator[Builder]:
-    with open_builder(__name__) as builder:
-        yield builder
 
 
 @contextlib.contextmanager

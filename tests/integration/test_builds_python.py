@@ -3,13 +3,12 @@
 import json
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import uv
 
-from buildlab import Builder, answer, open_builder
+from buildlab import Builder, answer
 
 WHEEL = "sha256:c6242fc49e35958c8b15141343aa660db5fc54d4f13a1db01a3f5891b98700ef"
 PROCFILE = {"Procfile": "web: python app.py"}
@@ -62,12 +61,6 @@ DJANGO: dict[str, str | bytes] = {
     "from django.core.wsgi import get_wsgi_application\napplication = get_wsgi_application()\n",
     "assets/a.css": "a {}\n",
 }
-
-
-@pytest.fixture(scope="module")
-def builder() -> Iterator[Builder]:
-    with open_builder(__name__) as builder:
-        yield builder
 
 
 @pytest.fixture(scope="module")

@@ -3,11 +3,10 @@
 import gzip
 import io
 import tarfile
-from collections.abc import Iterator
 
 import pytest
 
-from buildlab import BUILD_CACHE, Builder, answer, open_builder
+from buildlab import BUILD_CACHE, Builder, answer
 from shipway.buildpacks.build import BuildResult
 
 SERVER = """#!/usr/bin/env ruby
@@ -84,12 +83,6 @@ APP: dict[str, str | bytes] = {
         "extensions: [ext/extconf.rb]\n",
     ),
 }
-
-
-@pytest.fixture(scope="module")
-def builder() -> Iterator[Builder]:
-    with open_builder(__name__) as builder:
-        yield builder
 
 
 @pytest.fixture(scope="module")

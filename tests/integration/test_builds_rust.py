@@ -1,11 +1,8 @@
 """The Rust buildpack on a crate with a vendored dependency, and with a registry that is silent."""
 
 import json
-from collections.abc import Iterator
 
-import pytest
-
-from buildlab import BUILD_CACHE, Builder, answer, open_builder
+from buildlab import BUILD_CACHE, Builder, answer
 
 MAIN = """use std::io::{Read, Write};
 
@@ -31,12 +28,6 @@ APP: dict[str, str | bytes] = {
     "vendor/greeting/.cargo-checksum.json": json.dumps({"files": {}, "package": "0" * 64}),
     ".cargo/config.toml": f'{SOURCE}[source.vendored-sources]\ndirectory = "vendor"\n',
 }
-
-
-@pytest.fixture(scope="module")
-def builder() -> Iterator[Builder]:
-    with open_builder(__name__) as builder:
-        yield builder
 
 
 def test_vendored(builder: Builder) -> None:

@@ -1,17 +1,10 @@
 """Apps of Deno, and of two languages at once, on real parts."""
 
 import json
-from collections.abc import Iterator
 
 import pytest
 
-from buildlab import Builder, answer, open_builder
-
-
-@pytest.fixture(scope="module")
-def builder() -> Iterator[Builder]:
-    with open_builder(__name__) as builder:
-        yield builder
+from buildlab import Builder, answer
 
 
 def test_deno(builder: Builder) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from buildlab import IDS, Builder, open_builder
+from buildlab import IDS, Builder
 from shipway.buildpacks import processes
 from shipway.buildpacks.build import BuildResult
 from shipway.runtime.spec import ContainerSpec
@@ -27,12 +27,6 @@ SITE: dict[str, str | bytes] = {
     "_redirects": "/old/*  /new/:splat 302\n/u/:id /about.html 200\n/store id=:id /blog/:id\n"
     "/about.html /forced 301!\n/gone / 410\n/docs/ /never\n/host/:host /to/:host\n",
 }
-
-
-@pytest.fixture(scope="module")
-def builder() -> Iterator[Builder]:
-    with open_builder(__name__) as builder:
-        yield builder
 
 
 class Served:

@@ -8,13 +8,14 @@ import subprocess
 import tarfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 import imagelab
-from buildlab import Builder, open_builder
+from buildlab import Builder
+from networklab import machine_beyond
 from shipway.buildpacks import catalog as catalogs
 from shipway.buildpacks.lifecycle.order import Member
 
@@ -31,12 +32,6 @@ def buildpack(id_: str, build: str = BUILD, below: str = "", more: str = "") -> 
     head = f'api = "0.10"\n[buildpack]\nid = "{id_}"\nversion = "1.0.0"\n{more}'
     files = {"buildpack.toml": head, "bin/detect": PASS, "bin/build": build}
     return {f"{below}{name}": text for name, text in files.items()}
-
-
-@pytest.fixture(scope="module")
-def builder() -> Iterator[Builder]:
-    with open_builder(__name__) as builder:
-        yield builder
 
 
 def put(folder: Path, files: Files) -> Path:
@@ -239,17 +234,6 @@ def test_an_image(builder: Builder, tmp_path: Path) -> None:
 def beyond(name: str, root: Path) -> Iterator[str]:
     """A machine beyond the host that serves the repositories and files below `root`; its address."""
     ours, theirs = "203.0.113.241", "203.0.113.242"
-    setup = [
-        ["ip", "netns", "add", name],
-        ["ip", "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name],
-        ["ip", "addr", "add", f"{ours}/30", "dev", name],
-        ["ip", "link", "set", name, "up"],
-        ["ip", "-n", name, "addr", "add", f"{theirs}/30", "dev", "eth0"],
-        ["ip", "-n", name, "link", "set", "eth0", "up"],
-        ["ip", "-n", name, "link", "set", "lo", "up"],
-        ["ip", "-n", name, "route", "add", "default", "via", ours],
-    ]
-    inside = ["ip", "netns", "exec", name]
     programs = imagelab.run("git", "--exec-path").strip()
     git = [
         f"{programs}/git-daemon",
@@ -259,22 +243,14 @@ def beyond(name: str, root: Path) -> Iterator[str]:
         str(root),
     ]
     web = ["/usr/bin/python3", "-m", "http.server", "80", "--directory", str(root)]
-    servers: list[subprocess.Popen[bytes]] = []
-    try:
-        for command in setup:
-            subprocess.run(command, check=True)
-        servers += [
-            subprocess.Popen([*inside, *each], stderr=subprocess.DEVNULL) for each in (git, web)
-        ]
+    with machine_beyond(name, ours, theirs) as inside, ExitStack() as stack:
+        for each in (git, web):
+            server = subprocess.Popen([*inside, *each], stderr=subprocess.DEVNULL)
+            stack.callback(server.wait, 10)
+            stack.callback(server.kill)
         for port in (9418, 80):
             _await(theirs, port)
         yield theirs
-    finally:
-        for server in servers:
-            server.kill()
-            server.wait(10)
-        subprocess.run(["ip", "link", "del", name], check=False)
-        subprocess.run(["ip", "netns", "del", name], check=False)
 
 
 def _await(address: str, port: int) -> None:

@@ -3,7 +3,6 @@
 import http.client
 import json
 import os
-import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -16,8 +15,7 @@ from shipway.platform import builds, config_vars, deployconfig, history, scaling
 from shipway.platform.models import App, Instance, Release, User
 from shipway.platform.states import BuildState, InstanceState, ReleaseState
 from shipway.workers import health
-from support import link_stack, scratch
-from workerlab import SERVER, Platform, get, server, until
+from workerlab import SERVER, Platform, get, new_app, open_platform, server, until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="containers need root")
 
@@ -47,30 +45,15 @@ def checked(first: int, *checks: dict[str, Any], **more: Any) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def platform() -> Iterator[Platform]:
-    with scratch() as data:
-        link_stack(data / "runtime")
-        made = Platform(data, "deploys")
-        try:
-            made.start("redis", "worker", "host")
-            made.wait_ready()
-            yield made
-        finally:
-            made.end()
-            for path in data.glob("*.err"):
-                if text := path.read_text():
-                    sys.stderr.write(f"--- {path.name}\n{text}")
+    with open_platform("deploys") as platform:
+        yield platform
 
 
 @pytest.fixture
 def app(platform: Platform, request: pytest.FixtureRequest) -> Iterator[str]:
     """An app of its own for each test, destroyed at the end."""
-    name = request.node.name.removeprefix("test_").replace("_", "-")[:28].strip("-")
-    app_id = platform.create(name)
-    yield name
-    with platform.store.transaction() as db:
-        row = db.get(App, app_id)
-        if row is not None:
-            row.destroyed_at = platform.store.now(db)
+    with new_app(platform, request.node.name) as name:
+        yield name
 
 
 def user(platform: Platform) -> User:

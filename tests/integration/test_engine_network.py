@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from enginelab import Lab, eventually, open_lab
+from networklab import machine_beyond
 from shipway.runtime.engine import Engine
 from shipway.runtime.network.bridge import mac_of
 
@@ -104,29 +105,15 @@ def host_server(address: str) -> Iterator[int]:
 @contextmanager
 def internet(name: str, ours: str, theirs: str) -> Iterator[str]:
     """A machine beyond the host, in a network namespace: address `theirs`, serving on port 80."""
-    commands = [
-        ["ip", "netns", "add", name],
-        ["ip", "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name],
-        ["ip", "addr", "add", f"{ours}/30", "dev", name],
-        ["ip", "link", "set", name, "up"],
-        ["ip", "-n", name, "addr", "add", f"{theirs}/30", "dev", "eth0"],
-        ["ip", "-n", name, "link", "set", "eth0", "up"],
-        ["ip", "-n", name, "link", "set", "lo", "up"],
-        ["ip", "-n", name, "route", "add", "default", "via", ours],
-    ]
-    try:
-        for command in commands:
-            subprocess.run(command, check=True)
-        argv = ["ip", "netns", "exec", name, "/usr/bin/python3", "-c", SERVER, theirs, "80"]
-        with subprocess.Popen(argv) as server:
-            try:
-                eventually(lambda: fetch(theirs, 80))
-                yield theirs
-            finally:
-                server.kill()
-    finally:
-        subprocess.run(["ip", "link", "del", name], check=False)
-        subprocess.run(["ip", "netns", "del", name], check=False)
+    with (
+        machine_beyond(name, ours, theirs) as inside,
+        subprocess.Popen([*inside, "/usr/bin/python3", "-c", SERVER, theirs, "80"]) as server,
+    ):
+        try:
+            eventually(lambda: fetch(theirs, 80))
+            yield theirs
+        finally:
+            server.kill()
 
 
 def test_the_host_reaches_a_container(lab: Lab) -> None:

@@ -5,14 +5,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
 from enginelab import DEADLY, IMAGE, Lab, eventually, open_lab
-from networklab import SERVER
+from networklab import SERVER, machine_beyond
 from shipway.runtime.engine import Engine
 from shipway.runtime.errors import InvalidSpec, NoSuchHostAddress, PortTaken
 from shipway.runtime.network.publish import parse
@@ -74,26 +74,9 @@ def uplink() -> str:
         return str(probe.getsockname()[0])
 
 
-@contextmanager
-def elsewhere(name: str, network: str) -> Iterator[list[str]]:
-    """A machine on a wire of the host's: the words that run a command on it. It routes by us."""
-    ours, theirs = (f"{network}.{number}" for number in (1, 2))
-    commands = [
-        ["ip", "netns", "add", name],
-        ["ip", "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name],
-        ["ip", "addr", "add", f"{ours}/30", "dev", name],
-        ["ip", "link", "set", name, "up"],
-        ["ip", "-n", name, "addr", "add", f"{theirs}/30", "dev", "eth0"],
-        ["ip", "-n", name, "link", "set", "eth0", "up"],
-        ["ip", "-n", name, "route", "add", "default", "via", ours],
-    ]
-    try:
-        for command in commands:
-            subprocess.run(command, check=True)
-        yield ["ip", "netns", "exec", name]
-    finally:
-        subprocess.run(["ip", "link", "del", name], check=False)
-        subprocess.run(["ip", "netns", "del", name], check=False)
+def elsewhere(name: str, network: str) -> AbstractContextManager[list[str]]:
+    """A machine at the second address of a network, the host being at the first."""
+    return machine_beyond(name, f"{network}.1", f"{network}.2")
 
 
 def ask_from(words: list[str], address: str, port: int) -> str:

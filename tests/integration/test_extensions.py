@@ -1,11 +1,10 @@
 """Image extensions: the Dockerfiles that they generate, on the build and the run image."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from buildlab import Builder, open_builder
+from buildlab import Builder
 from shipway.buildpacks import catalog as catalogs
 from shipway.buildpacks.descriptor import Source, load
 from shipway.buildpacks.errors import BuildFailed
@@ -48,12 +47,6 @@ BUILD = r"""
 tool; cat "$CNB_BP_PLAN_PATH"; test ! -e /etc/extended
 printf '[[processes]]\ntype = "web"\ncommand = ["cat", "/etc/extended"]\n' > "$CNB_LAYERS_DIR/launch.toml"
 """
-
-
-@pytest.fixture(scope="module")
-def builder() -> Iterator[Builder]:
-    with open_builder(__name__) as builder:
-        yield builder
 
 
 def extension(folder: Path, generate: str = GENERATE, api: str = "0.10") -> Source:

@@ -1,10 +1,8 @@
 """The launcher in real images: what it makes of layers, and what it starts."""
 
-from collections.abc import Iterator
-
 import pytest
 
-from buildlab import IDS, Builder, open_builder
+from buildlab import IDS, Builder
 from shipway.buildpacks.build import BuildResult
 from shipway.runtime.images.defaults import Wanted, arguments
 from shipway.runtime.spec import ContainerSpec
@@ -77,12 +75,6 @@ FILES: dict[str, str | bytes] = {
     "sub folder/x": "",
     ".profile": "export APP_PROFILE=two\n",
 }
-
-
-@pytest.fixture(scope="module")
-def builder() -> Iterator[Builder]:
-    with open_builder(__name__) as builder:
-        yield builder
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,10 @@
 """The rest of the specification, on real builds: versions of its API, bills, slices, labels."""
 
 import json
-from collections.abc import Iterator
 
 import pytest
 
-from buildlab import Builder, open_builder
+from buildlab import Builder
 from shipway.buildpacks import bills
 from shipway.buildpacks.errors import BuildFailed
 from shipway.buildpacks.labels import Origin
@@ -13,12 +12,6 @@ from shipway.buildpacks.labels import Origin
 WEB = r"""
 printf '[[processes]]\ntype = "web"\ncommand = ["x"]\n' >> "$CNB_LAYERS_DIR/launch.toml"
 """
-
-
-@pytest.fixture(scope="module")
-def builder() -> Iterator[Builder]:
-    with open_builder(__name__) as builder:
-        yield builder
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,11 @@
 """An app's image on a new run image, without a build."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
-from buildlab import Builder, open_builder
+from buildlab import Builder
 from shipway.buildpacks import bills
 from shipway.buildpacks.build import BuildResult
 from shipway.buildpacks.errors import RebaseFailed
@@ -21,12 +20,6 @@ printf '#!/bin/sh\ncat /etc/patched 2>/dev/null || echo old\n' > "$CNB_LAYERS_DI
 chmod +x "$CNB_LAYERS_DIR/l/bin/seen"
 printf '[[processes]]\ntype = "web"\ncommand = ["seen"]\n' > "$CNB_LAYERS_DIR/launch.toml"
 """
-
-
-@pytest.fixture(scope="module")
-def builder() -> Iterator[Builder]:
-    with open_builder(__name__) as builder:
-        yield builder
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Iterator
 
@@ -18,38 +17,22 @@ from shipway.platform.states import BUILD_ENDED, BuildState, Desired, InstanceSt
 from shipway.workers import retention
 from shipway.workers.context import Context
 from shipway.workers.logtail import last_lines
-from support import link_stack, scratch
-from workerlab import SERVER, Platform, get, server, until
+from workerlab import SERVER, Platform, get, new_app, open_platform, server, until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="containers need root")
 
 
 @pytest.fixture(scope="module")
 def platform() -> Iterator[Platform]:
-    with scratch() as data:
-        link_stack(data / "runtime")
-        made = Platform(data)
-        try:
-            made.start("redis", "worker", "host")
-            made.wait_ready()
-            yield made
-        finally:
-            made.end()
-            for path in data.glob("*.err"):
-                if text := path.read_text():
-                    sys.stderr.write(f"--- {path.name}\n{text}")
+    with open_platform("workers") as platform:
+        yield platform
 
 
 @pytest.fixture
 def app(platform: Platform, request: pytest.FixtureRequest) -> Iterator[str]:
     """An app of its own for each test, destroyed at the end."""
-    name = request.node.name.removeprefix("test_").replace("_", "-")[:28].strip("-")
-    app_id = platform.create(name)
-    yield name
-    with platform.store.transaction() as db:
-        row = db.get(App, app_id)
-        if row is not None:
-            row.destroyed_at = platform.store.now(db)
+    with new_app(platform, request.node.name) as name:
+        yield name
 
 
 def test_push_goes_live(platform: Platform, app: str) -> None:
