@@ -47,6 +47,11 @@ def up(settings: Settings, output: Callable[[str], None], *, foreground: bool = 
     pid_file = supervisor.PidFile(settings)
     running = pid_file.holder() is not None
     if running and not foreground and pid_file.code() != codestamp.of_installation():
+        if pid_file.keeper() == supervisor.ANOTHER:
+            raise CannotStart(
+                "The code has changed since the platform started, and it was started in the foreground, by systemd"
+                " perhaps: restart it there (systemctl restart shipway). The apps serve on meanwhile."
+            )
         output("The code has changed since the platform started: it starts anew, the apps serve on")
         running = not supervisor.ask_down(settings, handing_over=True)
     if not running:

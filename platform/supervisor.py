@@ -38,6 +38,7 @@ ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # These go last, in this order, when all is stopped: the others speak through them to the end.
 ROUTER = "router"
 LAST = (ROUTER, "redis")
+OURS, ANOTHER = "keeper", "another"  # who keeps the supervisor: our keeper, or systemd, say
 NOTIFY = "NOTIFY_SOCKET"  # where systemd is told of readiness
 
 
@@ -284,8 +285,8 @@ class PidFile:
         self.path = settings.run / "shipway.pid"
         self._fd = -1
 
-    def take(self) -> bool:
-        """Become the one that runs; False if another already does."""
+    def take(self, keeper: str) -> bool:
+        """Become the one that runs; False if another already does. `keeper` is who starts it again: OURS or ANOTHER."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
@@ -294,17 +295,24 @@ class PidFile:
             os.close(self._fd)
             return False
         os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n{codestamp.of_installation()}\n".encode(), 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n{codestamp.of_installation()}\n{keeper}\n".encode(), 0)
         return True
 
     def holder(self) -> int | None:
         """The pid of the supervisor that runs, None if there is none."""
-        text = self._held()
-        return int(text.split()[0]) if text else None
+        return int(pid) if (pid := self._word(0)) else None
 
     def code(self) -> str:
         """Which code it runs (codestamp.py), empty if none runs or it is too old to say."""
-        return "".join((self._held() or "").split()[1:])
+        return self._word(1)
+
+    def keeper(self) -> str:
+        """Who starts it again, empty as with `code`."""
+        return self._word(2)
+
+    def _word(self, number: int) -> str:
+        words = (self._held() or "").split()
+        return words[number] if number < len(words) else ""
 
     def _held(self) -> str | None:
         try:
@@ -326,7 +334,7 @@ def run_foreground(settings: Settings, wait_ready: Callable[[], None]) -> bool:
 
     Started by systemd, it tells that it is ready once `wait_ready` has returned, which may raise Unavailable until then.
     """
-    if not PidFile(settings).take():
+    if not PidFile(settings).take(ANOTHER):
         return False
     if NOTIFY in os.environ:
         me = os.getpid()
@@ -366,7 +374,7 @@ def run_detached(settings: Settings) -> None:
 def _supervise(settings: Settings, keeper_pid: int) -> None:
     log = LogFile(log_path(settings))
     pid_file = PidFile(settings)
-    if not pid_file.take():
+    if not pid_file.take(OURS):
         return
     me = os.getpid()
 

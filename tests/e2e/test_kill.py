@@ -219,6 +219,24 @@ def test_an_upgrade(shipway: Platform) -> None:
     works(shipway)
 
 
+def test_an_upgrade_is_left_to_systemd(shipway: Platform) -> None:
+    """`shipway up` does not take a platform away from who started it; it says what to do, and changes nothing."""
+    shipway.cli("down")
+    try:
+        with as_systemd_does(shipway):
+            works(shipway)
+            before = by_role(shipway)
+            pid_file = shipway.data / "run" / "shipway.pid"
+            pid, _, keeper = pid_file.read_text().split()
+            pid_file.write_text(f"{pid}\nolder\n{keeper}\n")
+            done = shipway.cli("up", check=False)
+            assert done.returncode == 69
+            assert "systemctl restart shipway" in done.stderr
+            assert by_role(shipway) == before
+    finally:
+        shipway.start()
+
+
 def test_all_are_killed_at_once(shipway: Platform) -> None:
     """kill -9 of every process of the Procfile at once: apps serve on, all come back, nothing is lost."""
     before = truth(shipway)
