@@ -187,6 +187,23 @@ def test_quick_presses_all_count(board: Dashboard, page: Page) -> None:
     expect(page.locator("[data-process=web] .instances li")).to_have_count(before)
 
 
+def test_a_part_that_just_came_in_answers_at_once(board: Dashboard, page: Page) -> None:
+    """A form sent the moment its part of the page was replaced works as ever, without a new page."""
+    page.goto(f"{board.url}/apps/hello")
+    live(page)
+    with page.expect_response(lambda response: response.request.method == "POST") as answer:
+        page.evaluate(
+            """() => {
+                window.samePage = true;
+                const send = () => document.querySelector("#set-form-web").requestSubmit();
+                document.addEventListener("htmx:afterSwap", () => queueMicrotask(send), {once: true});
+                htmx.trigger(document.body, "changed");
+            }"""
+        )
+    assert answer.value.request.headers["hx-request"] == "true"
+    assert page.evaluate("window.samePage")
+
+
 def test_what_one_types_is_not_taken_away(board: Dashboard, page: Page) -> None:
     """A number that is being typed stays while the page is brought up to date around it."""
     page.goto(f"{board.url}/apps/hello")
