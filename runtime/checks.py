@@ -6,7 +6,6 @@ set-up does too: on a host with cgroup v1 and v2, controllers left in v2 are mou
 
 import errno
 import os
-import platform
 import re
 import resource
 import shutil
@@ -111,11 +110,11 @@ def _root(_config: EngineConfig) -> Answer:
 
 def _kernel(_config: EngineConfig) -> Answer:
     if host.kernel_version() >= host.OLDEST_MAPPING_KERNEL:
-        return "ok", platform.release(), ""
+        return "ok", os.uname().release, ""
     remedy = "upgrade to Linux 5.19 or later"
     if host.kernel_version() >= host.OLDEST_KERNEL:
-        return "degraded", f"{platform.release()} cannot id-map layers: they are copied", remedy
-    return "missing", f"{platform.release()} lacks mount_setattr", remedy
+        return "degraded", f"{os.uname().release} cannot id-map layers: they are copied", remedy
+    return "missing", f"{os.uname().release} lacks mount_setattr", remedy
 
 
 def _user_namespaces(_config: EngineConfig) -> Answer:

@@ -2,7 +2,6 @@
 
 import builtins
 import os
-import platform
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -97,7 +96,7 @@ class Engine:
             "runtime": tools.runtime.name,
             "runtime_version": tools.runtime.version,
             "cgroups": tools.cgroups.version,
-            "kernel": platform.release(),
+            "kernel": os.uname().release,
             "ids": "mapped by the kernel" if tools.idmapping.by_kernel else "shifted copies",
             "bridge": self.config.bridge,
             "subnet": self.config.subnet,

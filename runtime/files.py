@@ -4,7 +4,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +34,11 @@ def folder_errors(folder: Path) -> Iterator[None]:
         raise HostUnfit(f"{os.fsdecode(where)} {what}", remedy) from error
 
 
+def random_name(length: int) -> str:
+    """`length` random bytes in hex. The module `secrets` is a tenth of the engine's import."""
+    return os.urandom(length).hex()
+
+
 # From linux/fs.h; the argument is a long, of which the kernel takes the lower half.
 _GET_FLAGS, _SET_FLAGS, _TOP_OF_HIERARCHIES = 0x80086601, 0x40086602, 0x00020000
 
@@ -44,7 +48,7 @@ def atomic_write(path: Path, data: bytes, mode: int = 0o600, durable: bool = Tru
 
     With `durable` false nothing is synced to disk: for what a reboot makes worthless anyway.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    temporary = path.with_name(f".{path.name}.{random_name(4)}")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(fd, "wb") as file:

@@ -5,7 +5,6 @@ The options of run and create come in groups, one module each: `options` adds th
 """
 
 import os
-import secrets
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -30,6 +29,7 @@ from shipway.runtime.containers.attach import Attachment
 from shipway.runtime.containers.reaper import attended
 from shipway.runtime.engine import Engine
 from shipway.runtime.errors import ContainerLost, InvalidSpec, NotKept, RuntimeFailure
+from shipway.runtime.files import random_name
 from shipway.runtime.images.defaults import Wanted, defaults
 from shipway.runtime.spec import ContainerSpec, Limits, check_id
 
@@ -84,7 +84,7 @@ def specification(
     found: Engine, image: str, command: tuple[str, ...], detached: bool, values: dict[str, Any]
 ) -> ContainerSpec:
     """What the image and the options say together."""
-    name = values["name"] or secrets.token_hex(6)
+    name = values["name"] or random_name(6)
     check_id(name)
     stored = running_images.obtain(found, image, values["pull"])
     layers = found.images.trees(stored)

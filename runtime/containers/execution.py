@@ -6,7 +6,6 @@ removal deletes what is left. The program lives on when its caller is killed, or
 
 import json
 import os
-import secrets
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from shipway.runtime.containers.container import Files, read_pid
 from shipway.runtime.containers.foreground import Output, run_streamed
 from shipway.runtime.containers.tools import Tools
 from shipway.runtime.errors import ContainerLost, StartFailed
-from shipway.runtime.files import atomic_write
+from shipway.runtime.files import atomic_write, random_name
 from shipway.runtime.ids.accounts import find_account
 from shipway.runtime.oci import bundle, conmon
 from shipway.runtime.spec import check_cwd, check_env
@@ -75,7 +74,7 @@ class Execution:
 def begin(tools: Tools, files: Files, program: Program, layers: Sequence[Path]) -> Execution:
     """Run the program; its caller closes what is returned. Raises StartFailed, NoSuchUser."""
     document = process(files, program, layers)
-    folder = files.bundle / f"exec-{secrets.token_hex(4)}"
+    folder = files.bundle / f"exec-{random_name(4)}"
     folder.mkdir(mode=0o700)
     atomic_write(folder / "process.json", json.dumps(document).encode(), durable=False)
     monitor = conmon.Monitor(
@@ -116,7 +115,7 @@ def run(
 
     It is killed if it runs longer than `timeout` seconds: TimedOut.
     """
-    document = files.bundle / f"exec-{secrets.token_hex(4)}.json"
+    document = files.bundle / f"exec-{random_name(4)}.json"
     pid_file = document.with_suffix(".pid")
     content = json.dumps(process(files, Program(args, env), ())).encode()
     atomic_write(document, content, durable=False)

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from shipway.runtime import files
 from shipway.runtime.errors import DamagedBlob, InvalidReference, StoreFull
+from shipway.runtime.files import random_name
 
 CHUNK = 1 << 20
 STALE = 60.0  # seconds after which an unlocked leftover belongs to nobody
@@ -165,7 +165,7 @@ class BlobStore:
     @contextmanager
     def staged(self) -> Iterator[Path]:
         """The path of a temporary file, locked while in use, and removed at the end if still there."""
-        path = self._staging / secrets.token_hex(8)
+        path = self._staging / random_name(8)
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)

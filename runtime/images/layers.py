@@ -19,7 +19,6 @@ import errno
 import fcntl
 import hashlib
 import os
-import secrets
 import subprocess
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -35,6 +34,7 @@ from shipway.runtime.errors import (
     NoSuchLayer,
     RuntimeFailure,
 )
+from shipway.runtime.files import random_name
 from shipway.runtime.ids import shift
 from shipway.runtime.images import compression
 from shipway.runtime.images.blobs import (
@@ -253,7 +253,7 @@ class LayerStore:
         prune removes both.
         """
         files.spread_below(self._staging)
-        folder = self._staging / secrets.token_hex(8)
+        folder = self._staging / random_name(8)
         folder.mkdir(mode=0o700)
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -373,7 +373,7 @@ class LayerStore:
 
     def _discard_tree(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
-            (self.folder / name).rename(self._staging / f"gone-{secrets.token_hex(8)}")
+            (self.folder / name).rename(self._staging / f"gone-{random_name(8)}")
             (self._unsettled / name).unlink(missing_ok=True)
 
     def _discard_all(self, name: str) -> None:

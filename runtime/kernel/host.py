@@ -1,7 +1,6 @@
 """What the machine must have before a container can run on it."""
 
 import os
-import platform
 import re
 import shutil
 
@@ -20,7 +19,7 @@ def check_host() -> None:
         raise HostUnfit("the container engine needs root", "run as root")
     if kernel_version() < OLDEST_KERNEL:
         raise HostUnfit(
-            f"the kernel {platform.release()} is too old", "5.12 or later is needed; upgrade it"
+            f"the kernel {os.uname().release} is too old", "5.12 or later is needed; upgrade it"
         )
     for tool, package in TOOLS.items():
         if shutil.which(tool) is None:
@@ -29,5 +28,5 @@ def check_host() -> None:
 
 def kernel_version(release: str | None = None) -> tuple[int, int]:
     """The running kernel's first two numbers."""
-    match = re.match(r"(\d+)\.(\d+)", release or platform.release())
+    match = re.match(r"(\d+)\.(\d+)", release or os.uname().release)
     return (int(match[1]), int(match[2])) if match else (0, 0)

@@ -7,7 +7,6 @@ holds as long as its owner runs; a port of a container that ended can be taken b
 import errno
 import os
 import re
-import secrets
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -272,7 +271,7 @@ def _candidates(publish: Publish) -> Iterator[int]:
         return
     low, high = map(int, LOCAL_RANGE.read_text().split())
     count = high - low + 1
-    start = secrets.randbelow(count)  # so that a port just freed is seldom given again
+    start = int.from_bytes(os.urandom(4)) % count  # so that a port just freed is seldom given again
     for offset in range(count):
         yield low + (start + offset) % count
 

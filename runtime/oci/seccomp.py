@@ -1,7 +1,7 @@
 """The system call filter, from `seccomp.json`, as the OCI runtime wants it."""
 
 import json
-import platform
+import os
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ def profile(capabilities: frozenset[str] = frozenset()) -> dict[str, Any]:
         "defaultErrnoRet": ENOSYS,
         "syscalls": rules,
     }
-    architecture = ARCHITECTURES.get(platform.machine())
+    architecture = ARCHITECTURES.get(os.uname().machine)
     return document | ({"architectures": [architecture]} if architecture else {})
 
 
