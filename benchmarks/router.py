@@ -17,9 +17,9 @@ from benchmarks import debian
 from benchmarks.measure import await_answer
 from tests.support import free_port
 
-from shipway.platform.haproxy import HAProxy
-from shipway.platform.haproxy_config import Config
-from shipway.platform.routes import Route, Server
+from shipway.platform.router.haproxy import HAProxy
+from shipway.platform.router.haproxy_config import Config
+from shipway.platform.router.routes import Route, Server
 
 APPS = 10_000  # each with a host and an instance
 PICKED = 100  # of their hosts are asked

@@ -7,7 +7,7 @@ from ipaddress import ip_network
 from urllib.parse import urlsplit
 
 from shipway.platform.errors import InvalidInput
-from shipway.platform.routes import Options, login
+from shipway.platform.router.routes import Options, login
 
 MAINTENANCE = "maintenance"  # set by its own command only
 MOST_NETWORKS = 100

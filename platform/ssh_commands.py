@@ -109,7 +109,9 @@ def _command_line(store: Store, user_id: int, argv: list[str]) -> Iterator[Child
         "SHIPWAY_TOKEN": token,
     }
     try:
-        yield Child([sys.executable, "-P", "-m", "shipway.platform.cli", "--over-ssh", *argv], env)
+        yield Child(
+            [sys.executable, "-P", "-m", "shipway.platform.cli.main", "--over-ssh", *argv], env
+        )
     finally:
         with store.transaction() as db:
             db.execute(delete(Token).where(Token.user_id == user_id, Token.name == name))

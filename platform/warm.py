@@ -20,7 +20,7 @@ OURS = "shipway"
 # of what they do.
 MODULES = {
     "redis": ("shipway.platform.redis_server",),
-    "router": ("shipway.platform.router",),
+    "router": ("shipway.platform.router.controller",),
     "host": (
         "shipway.workers.main",
         "shipway.workers.agent",
@@ -54,7 +54,7 @@ def load(commands: Iterable[Sequence[str]]) -> None:
     """
     for argv in commands:
         if is_ours(argv):
-            for name in ("shipway.platform.cli", *MODULES[argv[1]]):
+            for name in ("shipway.platform.cli.main", *MODULES[argv[1]]):
                 importlib.import_module(name)
     gc.collect()
     gc.freeze()  # the collector would write to the shared pages
@@ -62,7 +62,7 @@ def load(commands: Iterable[Sequence[str]]) -> None:
 
 def become(argv: Sequence[str], environ: Mapping[str, str]) -> NoReturn:
     """Be the process of that command line: run it in this (forked) one, then end. Never returns."""
-    from shipway.platform import cli
+    from shipway.platform.cli import main as cli
 
     code: object = 1
     try:

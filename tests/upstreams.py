@@ -11,7 +11,7 @@ from collections import Counter
 from types import TracebackType
 from typing import Self
 
-from shipway.platform.routes import Route, Server
+from shipway.platform.router.routes import Route, Server
 
 WEBSOCKET = (
     b"GET /ws HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"

@@ -13,7 +13,7 @@ from sqlalchemy import select
 
 from apilab import Lab, lab
 from shipway.platform import applog
-from shipway.platform.client import Client, Refused
+from shipway.platform.cli.client import Client, Refused
 from shipway.platform.models import App, Formation, Instance, Release
 
 

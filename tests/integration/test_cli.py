@@ -55,7 +55,7 @@ def test_it_starts_in_a_blink() -> None:
     """Help loads neither the database nor HTTP nor the engine: a command starts at once."""
     code = (
         "import sys; sys.argv = ['shipway', '--help']\n"
-        "from shipway.platform import cli\n"
+        "from shipway.platform.cli import main as cli\n"
         "try: cli.main()\n"
         "except SystemExit: pass\n"
         "bad = {'sqlalchemy', 'flask', 'redis', 'celery', 'http.client', 'cryptography',"
@@ -68,7 +68,7 @@ def test_it_starts_in_a_blink() -> None:
 
 def test_every_command_has_help_with_an_example(api: Lab) -> None:
     """Each command says in one sentence what it does and shows how it is used."""
-    from shipway.platform.cli import ALIASES, cli
+    from shipway.platform.cli.main import ALIASES, cli
 
     for name, command in cli.commands.items():
         assert command.help, name

@@ -15,12 +15,12 @@ from dataclasses import replace
 
 import pytest
 
-from shipway.platform import haproxy_slots
-from shipway.platform.haproxy import AlreadyRouted, HAProxy
-from shipway.platform.haproxy_config import Config
-from shipway.platform.haproxy_worker import HAProxyFailed, find
-from shipway.platform.routerlog import parse
-from shipway.platform.routes import Route
+from shipway.platform.router import haproxy_slots
+from shipway.platform.router.haproxy import AlreadyRouted, HAProxy
+from shipway.platform.router.haproxy_config import Config
+from shipway.platform.router.haproxy_worker import HAProxyFailed, find
+from shipway.platform.router.routerlog import parse
+from shipway.platform.router.routes import Route
 from support import clean_environ, free_port, scratch
 from upstreams import Steady, Upstream, echoes, get, raw, route, status_of, websocket
 
@@ -462,9 +462,9 @@ def test_port_taken(config: Config) -> None:
 CONTROLLER = """
 import sys
 from pathlib import Path
-from shipway.platform.haproxy import HAProxy
-from shipway.platform.haproxy_config import Config
-from shipway.platform.routes import Route, Server
+from shipway.platform.router.haproxy import HAProxy
+from shipway.platform.router.haproxy_config import Config
+from shipway.platform.router.routes import Route, Server
 run, log, port, upstream, count = sys.argv[1:]
 haproxy = HAProxy(Config(run=Path(run), log=Path(log), port=int(port)))
 haproxy.start()

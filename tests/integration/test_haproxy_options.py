@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from shipway.platform.haproxy import HAProxy
-from shipway.platform.haproxy_config import Config
-from shipway.platform.routerlog import parse, render
-from shipway.platform.routes import Options, Route, Server, Status, login
+from shipway.platform.router.haproxy import HAProxy
+from shipway.platform.router.haproxy_config import Config
+from shipway.platform.router.routerlog import parse, render
+from shipway.platform.router.routes import Options, Route, Server, Status, login
 from support import clean_environ, free_port, scratch
 from upstreams import Steady, Upstream, get, raw, route, websocket
 

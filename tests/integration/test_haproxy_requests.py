@@ -10,10 +10,10 @@ from dataclasses import replace
 
 import pytest
 
-from shipway.platform.haproxy import HAProxy
-from shipway.platform.haproxy_config import Config
-from shipway.platform.routerlog import Dealer
-from shipway.platform.routes import Route, Server
+from shipway.platform.router.haproxy import HAProxy
+from shipway.platform.router.haproxy_config import Config
+from shipway.platform.router.routerlog import Dealer
+from shipway.platform.router.routes import Route, Server
 from support import free_port, scratch
 from upstreams import Upstream, get, raw, route, status_of, websocket
 

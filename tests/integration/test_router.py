@@ -19,9 +19,9 @@ import pytest
 from sqlalchemy import select
 
 from shipway.platform import database, events, formation, redis_server
-from shipway.platform.haproxy_worker import find
 from shipway.platform.models import App, Domain, Host, Instance, Release, User
-from shipway.platform.router import config
+from shipway.platform.router.controller import config
+from shipway.platform.router.haproxy_worker import find
 from shipway.platform.settings import Settings, load
 from shipway.platform.states import Desired, InstanceState, ReleaseState
 from shipway.platform.store import Store
@@ -29,7 +29,11 @@ from shipway.platform.store import signal as tell
 from support import clean_environ, free_port, scratch
 from upstreams import Steady, Upstream, echoes, get, websocket
 
-PROGRAM = "from shipway.platform import router, settings; router.main(settings.current())"
+PROGRAM = (
+    "from shipway.platform import settings\n"
+    "from shipway.platform.router import controller\n"
+    "controller.main(settings.current())"
+)
 
 
 class Lab:

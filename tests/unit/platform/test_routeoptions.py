@@ -4,7 +4,7 @@ import pytest
 
 from shipway.platform.errors import InvalidInput
 from shipway.platform.routeoptions import KEYS, changed, of, shown
-from shipway.platform.routes import Options, login
+from shipway.platform.router.routes import Options, login
 
 GOOD = {
     "force-https": "on",

@@ -1,9 +1,9 @@
 """The table of routes as a running HAProxy has it: what a controller that comes back begins with."""
 
-from shipway.platform.haproxy_options import NETWORKS, OPTIONS, PAGES, owner
-from shipway.platform.haproxy_slots import APPS, HOSTS, SERVERS, Backend, Slot, Table
-from shipway.platform.haproxy_worker import Worker, takes_requests
-from shipway.platform.routes import Server
+from shipway.platform.router.haproxy_options import NETWORKS, OPTIONS, PAGES, owner
+from shipway.platform.router.haproxy_slots import APPS, HOSTS, SERVERS, Backend, Slot, Table
+from shipway.platform.router.haproxy_worker import Worker, takes_requests
+from shipway.platform.router.routes import Server
 
 
 def read_table(worker: Worker) -> Table:

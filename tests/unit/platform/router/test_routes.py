@@ -2,7 +2,7 @@
 
 import pytest
 
-from shipway.platform.routes import DESCRIPTIONS, STATUS_CODES, InvalidRoute, Route, Server
+from shipway.platform.router.routes import DESCRIPTIONS, STATUS_CODES, InvalidRoute, Route, Server
 
 SERVER = Server("web.1", "17", "10.83.0.2", 5000)
 

@@ -1,6 +1,6 @@
 """The `shipway` command: Heroku's and Dokku's commands under their names, and those that run the platform itself.
 
-Each command is a thin shell around one address of the API; see the cli_*.py files. This module and those import next
+Each command is a thin shell around one address of the API; see the other files of this folder. This module and those import next
 to nothing, so that a command starts at once.
 """
 
@@ -10,18 +10,18 @@ from typing import Any, NoReturn
 
 import click
 
-from shipway.platform import (
-    cli_apps,
-    cli_builds,
-    cli_config,
-    cli_local,
-    cli_login,
-    cli_people,
-    cli_ps,
-    cli_routing,
-    cli_sources,
+from shipway.platform.cli import (
+    apps,
+    builds,
+    config,
+    local,
+    login,
+    people,
+    ps,
+    routing,
+    sources,
 )
-from shipway.platform.cli_common import Session, progress
+from shipway.platform.cli.common import Session, progress
 from shipway.platform.errors import ShipwayError
 
 EX_USAGE = 2
@@ -110,10 +110,7 @@ def show_help(ctx: click.Context, command: str | None) -> None:
         click.echo(found.get_help(inner))
 
 
-for _module in (
-    *(cli_apps, cli_routing, cli_ps, cli_builds, cli_sources),
-    *(cli_config, cli_people, cli_login, cli_local),
-):
+for _module in (apps, routing, ps, builds, sources, config, people, login, local):
     for _command in _module.COMMANDS:
         cli.add_command(_command)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from shipway.platform.cli_common import (
+from shipway.platform.cli.common import (
     ago,
     client,
     json_option,

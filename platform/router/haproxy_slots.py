@@ -9,9 +9,9 @@ idle again.
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from shipway.platform import haproxy_options
-from shipway.platform.haproxy_options import NETWORKS, OPTIONS, PAGES, Entries
-from shipway.platform.routes import STATUS_CODES, Route, Server
+from shipway.platform.router import haproxy_options
+from shipway.platform.router.haproxy_options import NETWORKS, OPTIONS, PAGES, Entries
+from shipway.platform.router.routes import STATUS_CODES, Route, Server
 
 IDLE_ADDRESS, IDLE_PORT = "127.0.0.1", 1
 SIZES = (4, 16, 64, 256)  # servers of a backend; an app gets one of twice its instances or more

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from shipway.platform.cli_common import (
+from shipway.platform.cli.common import (
     CommandFailed,
     app_options,
     client,

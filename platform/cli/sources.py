@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from shipway.platform.cli_common import (
+from shipway.platform.cli.common import (
     app_options,
     change_settings,
     client,

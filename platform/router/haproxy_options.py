@@ -9,7 +9,7 @@ import base64
 import re
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
-from shipway.platform.routes import Options, Route
+from shipway.platform.router.routes import Options, Route
 
 OPTIONS, NETWORKS, PAGES = "options.map", "networks.map", "pages.map"
 PERIOD = 10  # s over which the rate of a client's requests is taken

@@ -6,7 +6,7 @@ from zlib import crc32
 
 import click
 
-from shipway.platform.cli_common import (
+from shipway.platform.cli.common import (
     COLOURS,
     app_options,
     client,

@@ -21,9 +21,9 @@ from typing import NamedTuple
 from inotify_simple import INotify, flags
 
 from shipway.platform import metrics
-from shipway.platform.haproxy_config import replace
 from shipway.platform.metrics import Tally
-from shipway.platform.routes import APP, DESCRIPTIONS, NO_ERRORS, STATUS_CODES
+from shipway.platform.router.haproxy_config import replace
+from shipway.platform.router.routes import APP, DESCRIPTIONS, NO_ERRORS, STATUS_CODES
 
 log = logging.getLogger(__name__)
 

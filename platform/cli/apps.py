@@ -4,7 +4,8 @@ import sys
 
 import click
 
-from shipway.platform.cli_common import (
+from shipway.platform.cli.client import Client
+from shipway.platform.cli.common import (
     ago,
     app_options,
     client,
@@ -20,7 +21,6 @@ from shipway.platform.cli_common import (
     session,
     table,
 )
-from shipway.platform.client import Client
 from shipway.platform.errors import InvalidInput
 
 

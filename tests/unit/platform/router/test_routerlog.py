@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from shipway.platform import metrics, routerlog
-from shipway.platform.haproxy_config import LOG_FIELDS
-from shipway.platform.routerlog import Dealer, Request, code, parse, render
+from shipway.platform import metrics
+from shipway.platform.router import routerlog
+from shipway.platform.router.haproxy_config import LOG_FIELDS
+from shipway.platform.router.routerlog import Dealer, Request, code, parse, render
 
 GOOD = Request(
     "1795478393242195", "one", "b1", "web.1/41", "GET", "200", "85", "0", "0", "1", "19", "--",

@@ -11,8 +11,8 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-from shipway.platform.haproxy_options import NETWORKS, OPTIONS, PAGES, PERIOD, encoded
-from shipway.platform.haproxy_slots import (
+from shipway.platform.router.haproxy_options import NETWORKS, OPTIONS, PAGES, PERIOD, encoded
+from shipway.platform.router.haproxy_slots import (
     APPS,
     H2,
     HOSTS,

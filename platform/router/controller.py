@@ -20,12 +20,13 @@ from sqlalchemy import Select, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from shipway.platform import events, routeoptions, routerlog
-from shipway.platform.haproxy import HAProxy
-from shipway.platform.haproxy_config import Config
-from shipway.platform.haproxy_worker import HAProxyFailed
+from shipway.platform import events, routeoptions
 from shipway.platform.models import App, Domain, Instance
-from shipway.platform.routes import InvalidRoute, Route, Server
+from shipway.platform.router import routerlog
+from shipway.platform.router.haproxy import HAProxy
+from shipway.platform.router.haproxy_config import Config
+from shipway.platform.router.haproxy_worker import HAProxyFailed
+from shipway.platform.router.routes import InvalidRoute, Route, Server
 from shipway.platform.settings import Settings
 from shipway.platform.states import Desired, InstanceState
 from shipway.platform.store import Store

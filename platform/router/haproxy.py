@@ -16,10 +16,10 @@ import time
 from collections.abc import Callable, Iterable
 
 from shipway.platform.errors import ShipwayError
-from shipway.platform.haproxy_config import Config, Files
-from shipway.platform.haproxy_slots import APPS, Backend, Command, Slot, Table
-from shipway.platform.haproxy_state import read_map, read_table
-from shipway.platform.haproxy_worker import (
+from shipway.platform.router.haproxy_config import Config, Files
+from shipway.platform.router.haproxy_slots import APPS, Backend, Command, Slot, Table
+from shipway.platform.router.haproxy_state import read_map, read_table
+from shipway.platform.router.haproxy_worker import (
     HAProxyFailed,
     Worker,
     find,
@@ -27,7 +27,7 @@ from shipway.platform.haproxy_worker import (
     spawn,
     trim_notes,
 )
-from shipway.platform.routes import Route
+from shipway.platform.router.routes import Route
 
 log = logging.getLogger(__name__)
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from shipway.platform import haproxy_config
-from shipway.platform.haproxy_config import BASE, Config, Files, base, pages
-from shipway.platform.haproxy_slots import Table
-from shipway.platform.routes import Route, Server
+from shipway.platform.router import haproxy_config
+from shipway.platform.router.haproxy_config import BASE, Config, Files, base, pages
+from shipway.platform.router.haproxy_slots import Table
+from shipway.platform.router.routes import Route, Server
 
 
 def table() -> Table:

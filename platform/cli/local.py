@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from shipway.platform.cli_common import progress, say, session
+from shipway.platform.cli.common import progress, say, session
 from shipway.platform.errors import ShipwayError
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def ssh() -> None:
 @local
 def router() -> None:
     """Run the router."""
-    from shipway.platform import router as controller
+    from shipway.platform.router import controller
 
     controller.main(_settings())
 

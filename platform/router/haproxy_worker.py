@@ -20,8 +20,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from shipway.platform.errors import ShipwayError
-from shipway.platform.haproxy_config import LEAVING, Config
-from shipway.platform.haproxy_slots import Command
+from shipway.platform.router.haproxy_config import LEAVING, Config
+from shipway.platform.router.haproxy_slots import Command
 
 START_TIMEOUT = 20.0  # s; thousands of apps take about one
 REPLY_TIMEOUT = 10.0

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from shipway.platform.client import Client, Credentials, local_client, nobody, segment
+from shipway.platform.cli.client import Client, Credentials, local_client, nobody, segment
 from shipway.platform.errors import InvalidInput, ShipwayError
 from shipway.platform.names import app_name
 from shipway.platform.terminal import printable

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from shipway.platform.cli_common import (
+from shipway.platform.cli.common import (
     CommandFailed,
     app_options,
     client,

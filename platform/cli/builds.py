@@ -2,7 +2,7 @@
 
 import click
 
-from shipway.platform.cli_common import (
+from shipway.platform.cli.common import (
     CommandFailed,
     ago,
     app_options,

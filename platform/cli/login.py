@@ -4,8 +4,8 @@ import sys
 
 import click
 
-from shipway.platform.cli_common import client, json_option, print_json, progress, say, session
-from shipway.platform.client import Client, local_client
+from shipway.platform.cli.client import Client, local_client
+from shipway.platform.cli.common import client, json_option, print_json, progress, say, session
 from shipway.platform.errors import InvalidInput, ShipwayError
 
 

@@ -5,9 +5,9 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from shipway.platform.haproxy_options import beginnings, networks, options, owner, pages
-from shipway.platform.haproxy_slots import Table
-from shipway.platform.routes import Options, Route, login
+from shipway.platform.router.haproxy_options import beginnings, networks, options, owner, pages
+from shipway.platform.router.haproxy_slots import Table
+from shipway.platform.router.routes import Options, Route, login
 
 
 def test_no_options_are_no_entries() -> None:

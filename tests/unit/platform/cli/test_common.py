@@ -3,9 +3,9 @@
 import click
 import pytest
 
-from shipway.platform import cli_common
-from shipway.platform.cli_common import Session, duration, pick, version_number
-from shipway.platform.cli_ps import CHANGE
+from shipway.platform.cli import common
+from shipway.platform.cli.common import Session, duration, pick, version_number
+from shipway.platform.cli.ps import CHANGE
 from shipway.platform.errors import InvalidInput, InvalidName
 
 
@@ -13,7 +13,7 @@ from shipway.platform.errors import InvalidInput, InvalidName
 def context(monkeypatch: pytest.MonkeyPatch) -> None:
     """A command line in a folder with the git remote of the app `here`."""
     urls = {"remote.shipway.url": "ssh://git@h:2222/here", "remote.two.url": "http://h:1/two.git"}
-    monkeypatch.setattr(cli_common, "git", lambda *args: urls.get(args[-1], ""))
+    monkeypatch.setattr(common, "git", lambda *args: urls.get(args[-1], ""))
     click.Context(click.Command("x"), obj=Session()).__enter__()
 
 

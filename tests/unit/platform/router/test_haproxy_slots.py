@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from shipway.platform.haproxy_slots import START, Command, Table
-from shipway.platform.routes import Route, Server
+from shipway.platform.router.haproxy_slots import START, Command, Table
+from shipway.platform.router.routes import Route, Server
 
 
 def server(number: int) -> Server:
