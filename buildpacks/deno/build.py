@@ -1,7 +1,9 @@
 """Give the app its Deno and its modules, and run its build task."""
 
+import glob
 import os
 import re
+import shutil
 from typing import Any
 
 from shipway.buildpacks.kit import files, jsonfile, procfile, say, semver
@@ -9,13 +11,15 @@ from shipway.buildpacks.kit.context import Context
 from shipway.buildpacks.kit.errors import CannotBuild
 from shipway.buildpacks.kit.layer import Layer
 
-RECIPE = "1"
+RECIPE = "2"
 DEFAULT = "2.x"
 CONFIGS = ("deno.json", "deno.jsonc")
 ENTRIES = ("main.ts", "server.ts", "mod.ts", "index.ts", "src/main.ts", "main.js", "server.js")
 ARCHES = {"amd64": "x64", "arm64": "arm64"}
 EXAMPLE = "web: deno run --allow-net --allow-env main.ts"
 MIRRORS = ("npm_config_registry", "JSR_URL", "DENO_NPM_REGISTRY")
+# Databases and compiled code in DENO_DIR, which Deno makes anew where they are missing.
+CACHES = ("*_cache_v*", "gen", "node_compat_bin")
 _COMMENT = re.compile(r'"(?:\\.|[^"\\])*"|//[^\n]*|/\*.*?\*/', re.DOTALL)
 _TRAILING = re.compile(r'"(?:\\.|[^"\\])*"|,(?=\s*[}\]])')
 
@@ -42,6 +46,7 @@ def build(context: Context) -> None:
     if "build" in tasks:
         say.step("Running the task 'build'")
         _deno(env, "The task 'build' failed; see above.", "task", "build")
+    _forget_caches(modules.path)
     if command and not procfile.there():
         say.detail(f"No Procfile: web runs {command!r}")
         procfile.declare(context, command)
@@ -91,6 +96,15 @@ def _modules(layer: Layer, entry: str, runtime: str, env: dict[str, str]) -> Non
         _deno(env, failed, "install", *frozen, *target)
     layer.set_env({"DENO_DIR": layer.path, "DENO_NO_UPDATE_CHECK": "1"}, action="override")
     layer.keep(made_from or None, launch=True, cache=True)
+
+
+def _forget_caches(folder: str) -> None:
+    """Remove what Deno remembers of the code it saw: each build would get another layer of it."""
+    for path in (each for pattern in CACHES for each in glob.glob(f"{folder}/{pattern}")):
+        if os.path.isdir(path):
+            shutil.rmtree(path)
+        else:
+            os.unlink(path)
 
 
 def _deno(env: dict[str, str], failed: str, *args: str) -> None:

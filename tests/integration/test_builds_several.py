@@ -26,6 +26,8 @@ def test_deno(builder: Builder) -> None:
     assert any("deno.lock is unchanged" in line for line in builder.lines)
     assert builder.layer(third, "deno") == builder.layer(first, "deno")
     assert builder.layer(third, "modules") == builder.layer(second, "modules")
+    left = builder.run(third, "ls $DENO_DIR").split()
+    assert sorted(left) == ["env.launch", "npm"]  # and no cache, which differs each time
 
 
 @pytest.mark.parametrize(
