@@ -35,7 +35,7 @@ def folder_errors(folder: Path) -> Iterator[None]:
 
 
 def random_name(length: int) -> str:
-    """`length` random bytes in hex. The module `secrets` is a tenth of the engine's import."""
+    """`length` random bytes in hex: the module `secrets` would be loaded for this alone."""
     return os.urandom(length).hex()
 
 

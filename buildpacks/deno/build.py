@@ -3,7 +3,6 @@
 import glob
 import os
 import re
-import shutil
 from typing import Any
 
 from shipway.buildpacks.kit import files, jsonfile, procfile, say, semver
@@ -102,6 +101,8 @@ def _forget_caches(folder: str) -> None:
     """Remove what Deno remembers of the code it saw: each build would get another layer of it."""
     for path in (each for pattern in CACHES for each in glob.glob(f"{folder}/{pattern}")):
         if os.path.isdir(path):
+            import shutil  # a build without such a folder has no need of it
+
             shutil.rmtree(path)
         else:
             os.unlink(path)
