@@ -246,6 +246,8 @@ document.addEventListener("htmx:beforeSwap", (event) => {
 });
 document.addEventListener("htmx:afterSettle", (event) => {
   prepare(event.detail.elt.parentNode ?? document);
+  // A number field does not tell what of it is selected, so it comes back selected whole: what one types replaces it.
+  if (document.activeElement?.matches("[data-scale] input[type=number]")) document.activeElement.select();
   // A form's answer has replaced the part that fetched what happened meanwhile: fetch again.
   if (event.detail.requestConfig?.verb !== "get") htmx.trigger(document.body, "changed");
 });

@@ -217,6 +217,21 @@ def test_what_one_types_is_not_taken_away(board: Dashboard, page: Page) -> None:
     end_build(board, build)
 
 
+def test_what_one_types_replaces_a_selected_number(board: Dashboard, page: Page) -> None:
+    """A selected number is selected still when its part of the page was replaced: what one types then stands alone."""
+    page.goto(f"{board.url}/apps/hello")
+    live(page)
+    scale(page).select_text()
+    page.evaluate(
+        """() => new Promise((settled) => {
+            document.addEventListener("htmx:afterSettle", () => setTimeout(settled), {once: true});
+            htmx.trigger(document.body, "changed");
+        })"""
+    )
+    page.keyboard.type("7")
+    expect(scale(page)).to_have_value("7")
+
+
 def test_a_number_that_cannot_be_is_refused_in_words(board: Dashboard, page: Page) -> None:
     """What the server refuses is said on the page, which stays."""
     page.goto(f"{board.url}/apps/hello")
