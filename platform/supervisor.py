@@ -294,8 +294,9 @@ class PidFile:
         except BlockingIOError:
             os.close(self._fd)
             return False
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n{codestamp.of_installation()}\n{keeper}\n".encode(), 0)
+        text = f"{os.getpid()}\n{codestamp.of_installation()}\n{keeper}\n".encode()
+        os.pwrite(self._fd, text, 0)
+        os.ftruncate(self._fd, len(text))  # after it, so that who reads meanwhile never finds the file of before empty
         return True
 
     def holder(self) -> int | None:
