@@ -295,8 +295,8 @@ class PidFile:
             os.close(self._fd)
             return False
         text = f"{os.getpid()}\n{codestamp.of_installation()}\n{keeper}\n".encode()
-        os.pwrite(self._fd, text, 0)
-        os.ftruncate(self._fd, len(text))  # after it, so that who reads meanwhile never finds the file of before empty
+        os.pwrite(self._fd, text, 0)  # before the cut, so that nobody finds the file empty
+        os.ftruncate(self._fd, len(text))
         return True
 
     def holder(self) -> int | None:
